@@ -1,0 +1,96 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+)
+
+// Outbox decouples whoever produces messages from a peer that reads slowly. Put
+// never blocks. When the queue passes QueueMessages or QueueBytes the peer has
+// had its chance: the outbox fails with ErrSlow, its stream is closed, and the
+// peer recovers by reconnecting and resuming. Order is kept.
+type Outbox struct {
+	s      Stream
+	mu     sync.Mutex // guards what follows
+	queue  [][]byte
+	bytes  int64
+	err    error
+	signal chan struct{} // capacity 1: the queue may be non-empty, or err set
+}
+
+// NewOutbox makes an Outbox for s. It does nothing until Run.
+func NewOutbox(s Stream) *Outbox {
+	return &Outbox{s: s, signal: make(chan struct{}, 1)}
+}
+
+// Put queues msg, which the outbox then owns. Safe from any goroutine. Its
+// error is the one that ended the outbox, ErrSlow among them.
+func (o *Outbox) Put(msg []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
+	if len(o.queue) >= QueueMessages || o.bytes+int64(len(msg)) > QueueBytes && len(o.queue) > 0 {
+		o.failLocked(ErrSlow)
+		return ErrSlow
+	}
+	o.queue = append(o.queue, msg)
+	o.bytes += int64(len(msg))
+	o.wake()
+	return nil
+}
+
+// Fail ends the outbox: queued messages are dropped and Run returns err.
+func (o *Outbox) Fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.failLocked(err)
+}
+
+func (o *Outbox) failLocked(err error) {
+	if o.err == nil {
+		o.err, o.queue, o.bytes = err, nil, 0
+		o.wake()
+	}
+}
+
+func (o *Outbox) wake() {
+	select {
+	case o.signal <- struct{}{}:
+	default:
+	}
+}
+
+// Run writes until ctx ends, the stream fails, or Fail is called, and returns
+// why. It closes the stream with that reason.
+func (o *Outbox) Run(ctx context.Context) error {
+	for {
+		o.mu.Lock()
+		batch, err := o.queue, o.err
+		o.queue, o.bytes = nil, 0
+		o.mu.Unlock()
+		if err != nil {
+			_ = o.s.Close(err)
+			return err
+		}
+		for _, m := range batch {
+			if err := o.s.Write(ctx, m); err != nil {
+				o.Fail(err)
+				_ = o.s.Close(err)
+				return err
+			}
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		select {
+		case <-o.signal:
+		case <-ctx.Done():
+			err := context.Cause(ctx)
+			o.Fail(err)
+			_ = o.s.Close(err)
+			return err
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"sync"
+
+	"github.com/coder/websocket"
+)
+
+// wsStream frames messages as WebSocket text frames (RFC 6455).
+type wsStream struct {
+	c    *websocket.Conn
+	once sync.Once
+	done chan struct{}
+}
+
+// NewWebSocket makes a Stream of an open WebSocket, either end, and takes the
+// connection over. Binary frames are ignored as Codex ignores them; a peer that
+// closes, in whatever way, ends Read with io.EOF.
+func NewWebSocket(c *websocket.Conn) Stream {
+	c.SetReadLimit(MaxMessage)
+	return &wsStream{c: c, done: make(chan struct{})}
+}
+
+func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
+	for {
+		typ, msg, err := w.c.Read(ctx)
+		if err != nil {
+			return nil, w.fault(ctx, err)
+		}
+		if typ == websocket.MessageText {
+			return msg, nil
+		}
+	}
+}
+
+func (w *wsStream) Write(ctx context.Context, msg []byte) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, WriteTimeout, ErrSlow)
+	defer cancel()
+	if err := w.c.Write(ctx, websocket.MessageText, msg); err != nil {
+		return w.fault(ctx, err)
+	}
+	return nil
+}
+
+func (w *wsStream) fault(ctx context.Context, err error) error {
+	select {
+	case <-w.done:
+		return ErrClosed
+	default:
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if websocket.CloseStatus(err) == websocket.StatusMessageTooBig || strings.Contains(err.Error(), "read limited at") {
+		return ErrTooLarge
+	}
+	var ce websocket.CloseError
+	if errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return io.EOF
+	}
+	return err
+}
+
+// Close sends a Close frame with the reason when there is one worth telling,
+// and never waits for the peer's: Codex does not send one.
+func (w *wsStream) Close(reason error) error {
+	w.once.Do(func() {
+		close(w.done)
+		if errors.Is(reason, ErrTooLarge) {
+			_ = w.c.Close(websocket.StatusMessageTooBig, reason.Error())
+			return
+		}
+		_ = w.c.CloseNow()
+	})
+	return nil
+}
