@@ -1,0 +1,2 @@
+// Package model speaks the Responses API of any compatible endpoint.
+package model
