@@ -1,0 +1,229 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Engine kinds. Auto takes a usable Codex, else the native engine when it has
+// an endpoint; it never falls back to the rehearsal model by itself.
+const (
+	EngineAuto   = "auto"
+	EngineCodex  = "codex"
+	EngineNative = "native"
+)
+
+// maxFile bounds config.toml, in bytes; anything larger is not one.
+const maxFile = 1 << 20
+
+// Config is config.toml. Every member has a default; an absent file is a valid
+// configuration.
+type Config struct {
+	// Project is the folder new threads work in. Empty: where serve was started.
+	Project   string    `toml:"project"`
+	Engine    Engine    `toml:"engine"`
+	SSH       SSH       `toml:"ssh"`
+	AppServer AppServer `toml:"app_server"`
+	Gate      Gate      `toml:"gate"`
+}
+
+// Engine chooses and sets up what does the work.
+type Engine struct {
+	Kind   string `toml:"kind"` // auto, codex or native
+	Codex  Codex  `toml:"codex"`
+	Native Native `toml:"native"`
+}
+
+// Codex sets up the real Codex.
+type Codex struct {
+	// Binary is the program; empty looks for `codex` on the PATH.
+	Binary string `toml:"binary"`
+	// Home is CODEX_HOME; empty leaves it to the environment.
+	Home string `toml:"home"`
+	// ShareControlSocket lets a plain `codex` typed on this host join the same
+	// app-server. On unless set to false.
+	ShareControlSocket *bool `toml:"share_control_socket"`
+}
+
+// Native sets up the built-in engine.
+type Native struct {
+	// BaseURL is an endpoint that speaks the Responses API, with its version
+	// path: "https://api.openai.com/v1".
+	BaseURL string `toml:"base_url"`
+	Model   string `toml:"model"`
+	// APIKeyEnv names the environment variable that holds the key. The key
+	// itself is never in this file.
+	APIKeyEnv string `toml:"api_key_env"`
+	// ContextWindow is the model's window in tokens.
+	ContextWindow int64 `toml:"context_window"`
+	// ApprovalPolicy and SandboxMode are what new threads begin with.
+	ApprovalPolicy string `toml:"approval_policy"`
+	SandboxMode    string `toml:"sandbox_mode"`
+	// Rehearsal answers with the offline model instead of an endpoint.
+	Rehearsal bool `toml:"rehearsal"`
+}
+
+// SSH sets up the front door.
+type SSH struct {
+	// Listen is ADDR:PORT, or "off".
+	Listen string `toml:"listen"`
+	// HostKey and AuthorizedKeys default to files of Paths.
+	HostKey        string `toml:"host_key"`
+	AuthorizedKeys string `toml:"authorized_keys"`
+}
+
+// AppServer lists further listeners, unix://PATH or ws://IP:PORT. The daemon's
+// own socket is always there.
+type AppServer struct {
+	Listen []string `toml:"listen"`
+}
+
+// Gate narrows what clients may do.
+type Gate struct {
+	// DisableUnsandboxed refuses the methods that reach files or run programs
+	// outside the agent's sandbox, for every role.
+	DisableUnsandboxed bool `toml:"disable_unsandboxed"`
+}
+
+// Default is the configuration of an absent file. Paths supplies file names.
+func Default(p Paths) Config {
+	share := true
+	return Config{
+		Engine: Engine{
+			Kind:  EngineAuto,
+			Codex: Codex{ShareControlSocket: &share},
+			Native: Native{
+				Model: "gpt-5.5", APIKeyEnv: "OPENAI_API_KEY", ContextWindow: 272_000,
+				ApprovalPolicy: "on-request", SandboxMode: "workspace-write",
+			},
+		},
+		SSH: SSH{Listen: ":2222", HostKey: p.HostKey(), AuthorizedKeys: p.AuthorizedKeys()},
+	}
+}
+
+// Load reads and validates the configuration. Unknown keys are errors; every
+// mistake is reported at once, with its line and, where one is close, the key
+// that was probably meant.
+func Load(p Paths) (Config, error) {
+	path := p.ConfigFile()
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Default(p), nil
+	}
+	if err != nil {
+		return Config{}, &Problem{Stage: "config", Err: err, Exit: ExitConfig}
+	}
+	if len(raw) > maxFile {
+		return Config{}, &Problem{Stage: "config", Err: fmt.Errorf("%s has %d bytes; at most %d are read", path, len(raw), maxFile), Exit: ExitConfig}
+	}
+	c, err := Parse(raw, p)
+	if err != nil {
+		return Config{}, &Problem{
+			Stage: "config", Err: fmt.Errorf("%s:\n%w", path, err),
+			Hints: []string{"the keys are described in docs/configuration.md, and by `towline help config`"}, Exit: ExitConfig,
+		}
+	}
+	return c, nil
+}
+
+// Parse reads a configuration file's text on top of the defaults.
+func Parse(raw []byte, p Paths) (Config, error) {
+	c := Default(p)
+	d := toml.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&c); err != nil {
+		return Config{}, explain(err)
+	}
+	if c.Engine.Codex.ShareControlSocket == nil {
+		c.Engine.Codex.ShareControlSocket = Default(p).Engine.Codex.ShareControlSocket
+	}
+	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home} {
+		*f = expand(*f, p.Config)
+	}
+	return c, c.Validate()
+}
+
+// expand makes ~/x and paths relative to the configuration folder absolute.
+func expand(path, base string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, rest)
+		}
+	}
+	return filepath.Join(base, path)
+}
+
+// explain turns go-toml's errors into one line each: line, key, suggestion.
+func explain(err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) {
+		var errs []error
+		for _, e := range strict.Errors {
+			line, _ := e.Position()
+			key := strings.Join(e.Key(), ".")
+			msg := fmt.Sprintf("line %d: unknown key %q", line, key)
+			if near := nearest(key); near != "" {
+				msg += fmt.Sprintf(", did you mean %q?", near)
+			}
+			errs = append(errs, errors.New(msg))
+		}
+		return errors.Join(errs...)
+	}
+	var de *toml.DecodeError
+	if errors.As(err, &de) {
+		line, col := de.Position()
+		return fmt.Errorf("line %d, column %d: %s", line, col, strings.TrimPrefix(de.Error(), "toml: "))
+	}
+	return err
+}
+
+// Validate reports every value that cannot work.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(key, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...)))
+	}
+	oneOf := func(key, v string, allowed ...string) {
+		if !slices.Contains(allowed, v) {
+			bad(key, "%q is none of %s", v, strings.Join(allowed, ", "))
+		}
+	}
+	oneOf("engine.kind", c.Engine.Kind, EngineAuto, EngineCodex, EngineNative)
+	n := c.Engine.Native
+	oneOf("engine.native.approval_policy", n.ApprovalPolicy, "untrusted", "on-request", "never")
+	oneOf("engine.native.sandbox_mode", n.SandboxMode, "read-only", "workspace-write", "danger-full-access")
+	if n.BaseURL != "" {
+		if u, err := url.Parse(n.BaseURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			bad("engine.native.base_url", "%q is not an http or https URL", n.BaseURL)
+		} else if u.User != nil {
+			bad("engine.native.base_url", "holds credentials; name the variable with the key in api_key_env")
+		}
+	}
+	if n.ContextWindow < 4096 {
+		bad("engine.native.context_window", "%d tokens is too small to work in; use at least 4096", n.ContextWindow)
+	}
+	if c.SSH.Listen != "off" {
+		if _, _, err := net.SplitHostPort(c.SSH.Listen); err != nil {
+			bad("ssh.listen", "%q is neither ADDR:PORT nor \"off\"", c.SSH.Listen)
+		}
+	}
+	for i, l := range c.AppServer.Listen {
+		if !strings.HasPrefix(l, "ws://") && !strings.HasPrefix(l, "unix://") {
+			bad(fmt.Sprintf("app_server.listen[%d]", i), "%q is neither ws://IP:PORT nor unix://PATH", l)
+		}
+	}
+	return errors.Join(errs...)
+}
