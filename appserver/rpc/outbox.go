@@ -13,7 +13,8 @@ type Outbox struct {
 	s      Stream
 	mu     sync.Mutex // guards what follows
 	queue  [][]byte
-	bytes  int64
+	count  int   // messages queued or being written
+	bytes  int64 // their size
 	err    error
 	signal chan struct{} // capacity 1: the queue may be non-empty, or err set
 }
@@ -31,11 +32,12 @@ func (o *Outbox) Put(msg []byte) error {
 	if o.err != nil {
 		return o.err
 	}
-	if len(o.queue) >= QueueMessages || o.bytes+int64(len(msg)) > QueueBytes && len(o.queue) > 0 {
+	if o.count >= QueueMessages || o.bytes+int64(len(msg)) > QueueBytes && o.count > 0 {
 		o.failLocked(ErrSlow)
 		return ErrSlow
 	}
 	o.queue = append(o.queue, msg)
+	o.count++
 	o.bytes += int64(len(msg))
 	o.wake()
 	return nil
@@ -50,7 +52,7 @@ func (o *Outbox) Fail(err error) {
 
 func (o *Outbox) failLocked(err error) {
 	if o.err == nil {
-		o.err, o.queue, o.bytes = err, nil, 0
+		o.err, o.queue = err, nil
 		o.wake()
 	}
 }
@@ -68,7 +70,7 @@ func (o *Outbox) Run(ctx context.Context) error {
 	for {
 		o.mu.Lock()
 		batch, err := o.queue, o.err
-		o.queue, o.bytes = nil, 0
+		o.queue = nil
 		o.mu.Unlock()
 		if err != nil {
 			_ = o.s.Close(err)
@@ -80,6 +82,10 @@ func (o *Outbox) Run(ctx context.Context) error {
 				_ = o.s.Close(err)
 				return err
 			}
+			o.mu.Lock()
+			o.count--
+			o.bytes -= int64(len(m))
+			o.mu.Unlock()
 		}
 		if len(batch) > 0 {
 			continue

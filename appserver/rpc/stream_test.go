@@ -1,0 +1,224 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// streams are the framings; one behaviour suite runs over each of them.
+var streams = map[string]func(t *testing.T) (a, b Stream){
+	"pipe": func(t *testing.T) (Stream, Stream) { return Pipe(4) },
+	"lines": func(t *testing.T) (Stream, Stream) {
+		x, y := net.Pipe()
+		return NewLines(x), NewLines(y)
+	},
+	"websocket": func(t *testing.T) (Stream, Stream) {
+		got := make(chan *websocket.Conn, 1)
+		done := make(chan struct{})
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			c, err := websocket.Accept(w, r, nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got <- c
+			<-done
+		}))
+		t.Cleanup(func() { close(done); srv.Close() })
+		c, _, err := websocket.Dial(t.Context(), srv.URL, &websocket.DialOptions{HTTPClient: srv.Client()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return NewWebSocket(c), NewWebSocket(<-got)
+	},
+}
+
+func eachStream(t *testing.T, f func(t *testing.T, a, b Stream)) {
+	for name, mk := range streams {
+		t.Run(name, func(t *testing.T) {
+			a, b := mk(t)
+			defer a.Close(nil)
+			defer b.Close(nil)
+			f(t, a, b)
+		})
+	}
+}
+
+func TestStreamCarriesMessagesWholeFromManyWriters(t *testing.T) {
+	eachStream(t, func(t *testing.T, a, b Stream) {
+		const writers, each = 8, 50
+		var wg sync.WaitGroup
+		for w := range writers {
+			wg.Go(func() {
+				for i := range each {
+					msg := fmt.Sprintf(`{"method":"m","params":{"w":%d,"i":%d,"pad":%q}}`, w, i, strings.Repeat("é", 100*w))
+					if err := a.Write(t.Context(), []byte(msg)); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		next := make([]int, writers)
+		for range writers * each {
+			msg, err := b.Read(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var w, i int
+			if _, err := fmt.Sscanf(string(msg), `{"method":"m","params":{"w":%d,"i":%d,`, &w, &i); err != nil || !bytes.HasSuffix(msg, []byte(`"}}`)) {
+				t.Fatalf("broken message %.80q", msg)
+			}
+			if i != next[w] {
+				t.Fatalf("writer %d: message %d arrived in place of %d", w, i, next[w])
+			}
+			next[w]++
+		}
+		wg.Wait()
+	})
+}
+
+func TestStreamReadEndsWithItsContext(t *testing.T) {
+	eachStream(t, func(t *testing.T, a, _ Stream) {
+		cause := errors.New("enough")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go cancel(cause)
+		if _, err := a.Read(ctx); !errors.Is(err, cause) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestStreamPeerLeaving(t *testing.T) {
+	eachStream(t, func(t *testing.T, a, b Stream) {
+		_ = b.Close(nil)
+		if _, err := a.Read(t.Context()); !errors.Is(err, io.EOF) {
+			t.Errorf("read after the peer left: %v", err)
+		}
+	})
+}
+
+func TestStreamCloseUnblocksItsOwnReader(t *testing.T) {
+	eachStream(t, func(t *testing.T, a, _ Stream) {
+		got := make(chan error, 1)
+		go func() { _, err := a.Read(context.Background()); got <- err }()
+		_ = a.Close(nil)
+		_ = a.Close(nil)
+		if err := <-got; !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v", err)
+		}
+		if err := a.Write(t.Context(), []byte(`{}`)); err == nil {
+			t.Error("wrote to a closed stream")
+		}
+	})
+}
+
+func TestLinesSkipsBlanksAndBoundsLength(t *testing.T) {
+	r := NewLines(rwc{Reader: strings.NewReader("\n  \r\n{\"a\":1}\r\n{\"b\":2}"), Writer: io.Discard})
+	for _, want := range []string{`{"a":1}`, `{"b":2}`} {
+		if got, err := r.Read(t.Context()); err != nil || string(got) != want {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	if _, err := r.Read(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("at the end: %v", err)
+	}
+	long := NewLines(rwc{Reader: io.LimitReader(zeros{}, MaxMessage+2), Writer: io.Discard})
+	if _, err := long.Read(t.Context()); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("a line over the bound: %v", err)
+	}
+}
+
+func TestPipeDeliversWhatWasWrittenBeforeTheClose(t *testing.T) {
+	a, b := Pipe(4)
+	for range 3 {
+		if err := a.Write(t.Context(), []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = a.Close(nil)
+	for range 3 {
+		if _, err := b.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.Read(t.Context()); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestOutboxDropsAPeerThatDoesNotRead(t *testing.T) {
+	a, b := Pipe(1)
+	defer b.Close(nil)
+	o := NewOutbox(a)
+	ended := make(chan error, 1)
+	go func() { ended <- o.Run(t.Context()) }()
+	var err error
+	for range QueueMessages + 16 {
+		if err = o.Put([]byte("{}")); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, ErrSlow) {
+		t.Fatalf("Put never failed: %v", err)
+	}
+	// Run may hold a message the peer does not take; closing the stream is what
+	// its owner does next, and it must free Run.
+	_ = a.Close(err)
+	select {
+	case <-ended:
+	case <-time.After(5 * time.Second):
+		t.Fatal("Run did not end")
+	}
+	if err := o.Put([]byte("{}")); !errors.Is(err, ErrSlow) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = '0'
+	}
+	return len(p), nil
+}
+
+type rwc struct {
+	io.Reader
+	io.Writer
+}
+
+func (rwc) Close() error { return nil }
+
+func FuzzLines(f *testing.F) {
+	f.Add([]byte("{}\n{}"))
+	f.Add([]byte("\r\n\x00\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		s := NewLines(rwc{Reader: bytes.NewReader(in), Writer: io.Discard})
+		for {
+			msg, err := s.Read(t.Context())
+			if err != nil {
+				return
+			}
+			if len(bytes.TrimSpace(msg)) == 0 || bytes.IndexByte(msg, '\n') >= 0 {
+				t.Fatalf("message %q", msg)
+			}
+		}
+	})
+}
