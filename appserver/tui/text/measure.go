@@ -61,42 +61,44 @@ func Wrap(s string, width int) []string {
 
 // wrapLine appends the wrapped line to out.
 func wrapLine(out []string, line string, width int) []string {
-	if len(line) <= width || Width(line) <= width { // bytes bound cells only for ASCII, but never from below
+	if len(line) <= width || Width(line) <= width { // no character has more cells than bytes
 		return append(out, line)
 	}
 	var (
-		cut   = -1 // byte after which the line may be broken: just past a space
+		had   = len(out)
+		start int  // of the line being filled
 		cells int  // since start
-		start int
+		cut   = -1 // where the line may be broken: after the last space that follows a word
+		word  bool // something but spaces since start
 	)
 	for i := 0; i < len(line); {
-		cluster, w := cluster(line[i:])
-		if cells+w > width && i > start {
-			end := i
-			if cluster == " " { // a space at the edge is the break itself
-				out = append(out, strings.TrimRight(line[start:i], " "))
-				for end < len(line) && line[end] == ' ' {
-					end++
-				}
-				start, i, cells, cut = end, end, 0, -1
-				continue
+		c, w := cluster(line[i:])
+		if cells+w <= width || i == start {
+			cells += w
+			i += len(c)
+			if c != " " {
+				word = true
+			} else if word {
+				cut = i
 			}
-			if cut > start {
-				end = cut
-			}
-			out = append(out, strings.TrimRight(line[start:end], " "))
-			start, cut = end, -1
-			cells = Width(line[start:i])
 			continue
 		}
-		cells += w
-		i += len(cluster)
-		if cluster == " " {
-			cut = i
+		end, next := i, i // this line's end, the next one's start
+		if c == " " {
+			for next < len(line) && line[next] == ' ' {
+				next++
+			}
+		} else if cut > start {
+			end, next = cut, cut
 		}
+		if word {
+			out = append(out, strings.TrimRight(line[start:end], " "))
+		}
+		start, cut, word = next, -1, false
+		i, cells = next, 0 // at most width cells are read twice
 	}
-	if start < len(line) || start == 0 {
-		out = append(out, line[start:])
+	if word || len(out) == had {
+		out = append(out, strings.TrimRight(line[start:], " "))
 	}
 	return out
 }

@@ -1,5 +1,7 @@
 package text
 
+import "slices"
+
 // Bounds of a [Stream] whose fields are zero.
 const (
 	DefaultLines     = 5000 // lines kept
@@ -10,19 +12,58 @@ const (
 // its last lines. The zero value is ready. Not for concurrent use.
 //
 // As long as nothing was dropped, joining Lines gives what Clean gives for all
-// pieces together.
+// pieces together (without a final newline).
 type Stream struct {
 	MaxLines     int // 0: DefaultLines; the oldest are dropped
 	MaxLineBytes int // 0: DefaultLineBytes
-	TabWidth     int // 0: TabWidth
+	Tab          int // 0: TabWidth
+
+	f       filter
+	lines   []string // finished lines; up to twice MaxLines before the oldest go
+	dropped int
+	view    []string // lines and the unfinished one
+	fresh   bool     // view is up to date
 }
 
 // Append takes the next piece.
-func (s *Stream) Append(chunk string) {}
+func (s *Stream) Append(chunk string) {
+	if s.f.emit == nil {
+		if s.MaxLines <= 0 {
+			s.MaxLines = DefaultLines
+		}
+		if s.MaxLineBytes <= 0 {
+			s.MaxLineBytes = DefaultLineBytes
+		}
+		if s.Tab <= 0 {
+			s.Tab = TabWidth
+		}
+		s.f.max = s.MaxLineBytes
+		s.f.emit = func(line []byte) {
+			s.lines = append(s.lines, finish(line, s.Tab))
+			if len(s.lines) >= 2*s.MaxLines { // not one by one: that would copy all for each
+				n := len(s.lines) - s.MaxLines
+				s.lines = slices.Delete(s.lines, 0, n)
+				s.dropped += n
+			}
+		}
+	}
+	s.f.write(chunk)
+	s.fresh = false
+}
 
 // Lines are the lines kept so far, the unfinished last one included if it is
 // not empty. The slice must not be changed and is valid until the next Append.
-func (s *Stream) Lines() []string { return nil }
+func (s *Stream) Lines() []string {
+	if s.fresh {
+		return s.view
+	}
+	s.fresh = true
+	s.view = s.lines[max(len(s.lines)-s.MaxLines, 0):]
+	if len(s.f.line) > 0 {
+		s.view = append(slices.Clip(s.view), finish(s.f.line, s.Tab))
+	}
+	return s.view
+}
 
 // Dropped is how many lines before Lines are gone.
-func (s *Stream) Dropped() int { return 0 }
+func (s *Stream) Dropped() int { return s.dropped + max(len(s.lines)-s.MaxLines, 0) }
