@@ -1,0 +1,61 @@
+# Towline. `make` lists the targets; each works on a fresh checkout.
+
+# Tool versions, pinned here and nowhere else.
+GOFUMPT     := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
+
+BIN      := bin/towline
+GO       ?= go
+FUZZTIME ?= 20s
+TRY_HOME ?= .towline
+# The binary is static: no libc to match on the hosts it is copied to.
+BUILD    := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w' -o $(BIN) ./cmd/towline
+
+.DEFAULT_GOAL := help
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: need-go
+need-go:
+	@command -v $(GO) >/dev/null || { echo "error: Go is not installed"; echo "hint: install Go 1.26 or newer from https://go.dev/dl"; exit 1; }
+
+.PHONY: build
+build: need-go ## build the static binary, bin/towline
+	$(BUILD)
+
+.PHONY: run
+run: build ## start a host of its own, offline, and ssh into its UI
+	@$(BIN) try --home $(TRY_HOME)
+
+# TESTFLAGS narrows a run: make test TESTFLAGS='-run TestResume ./appserver/...'
+TESTFLAGS ?= ./...
+.PHONY: test
+test: need-go ## run the tests; says what a skipped one lacks
+	$(GO) test -race -shuffle=on -timeout 20m $(TESTFLAGS)
+
+.PHONY: check
+check: need-go ## what every commit of weight passes: format, vet, staticcheck, tests, vulnerabilities
+	@files=$$($(GO) run $(GOFUMPT) -l $$(git ls-files '*.go')) && test -z "$$files" || { echo "error: gofumpt would change:"; echo "$$files"; exit 1; }
+	$(GO) vet ./...
+	$(GO) run $(STATICCHECK) ./...
+	for os in darwin windows; do GOOS=$$os CGO_ENABLED=0 $(GO) vet ./cmd/... || exit 1; done
+	$(MAKE) test
+	$(GO) run $(GOVULNCHECK) ./... || { echo "note: the vulnerability scan did not pass, or could not reach its database"; test -z "$(VULN_REQUIRED)"; }
+
+.PHONY: bench
+bench: build ## compare with OpenSSH and Codex in the same run; prints ratios
+	$(GO) test -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
+	$(GO) test -run '^$$' -bench . ./appserver/... ./sshd/...
+
+.PHONY: fuzz
+fuzz: need-go ## run every fuzz target for FUZZTIME each
+	@for pkg in $$($(GO) list ./...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+	    echo "$$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+	  done; done
+
+.PHONY: golden
+golden: need-go ## rewrite the golden screens; review the diff
+	$(GO) test ./appserver/tui/... -update
