@@ -11,8 +11,12 @@ import (
 
 // ControlFolders are the entries of a writable root that stay read-only: what
 // stands there makes other programs, outside any sandbox, run things (hooks,
-// filters, agent settings). Codex protects the first three.
-var ControlFolders = []string{".git", ".codex", ".agents", ".towline"}
+// filters, agent settings). Codex 0.169 protects the first three and .aws.
+//
+// A folder that does not exist cannot be protected from programs, which may
+// create it (Codex hides the name behind an empty one, and leaves that behind
+// when it is killed); patches are refused there all the same.
+var ControlFolders = []string{".git", ".codex", ".agents", ".aws", ".towline"}
 
 // Restricted reports whether a program under p needs the helper at all.
 func Restricted(p protocol.SandboxPolicy) bool {
@@ -45,9 +49,8 @@ func writesEverywhere(p protocol.SandboxPolicy) bool {
 	return p.Type == protocol.PolicyFullAccess || p.Type == protocol.PolicyExternal
 }
 
-// Roots lists the directories p lets programs write to, symlinks resolved, nil
-// when it names none. It says nothing for policies that allow writing
-// everywhere; tmpdir is the value of $TMPDIR.
+// roots lists what Roots does for the policies that restrict writing; tmpdir is
+// the value of $TMPDIR.
 func roots(p protocol.SandboxPolicy, cwd, tmpdir string) []string {
 	if p.Type != protocol.PolicyWorkspaceWrite {
 		return nil
@@ -100,18 +103,35 @@ func Writable(p protocol.SandboxPolicy, cwd, path string) bool {
 	if err != nil {
 		return false
 	}
-	for _, root := range list {
-		if !beneath(root, real) {
-			continue
+	writable := false
+	for _, a := range areas(list) {
+		if beneath(a.Path, real) {
+			writable = a.Write // the areas come outermost first: the innermost decides
 		}
-		for _, ctl := range protected(list) {
-			if beneath(ctl, real) {
-				return false
-			}
-		}
-		return true
 	}
-	return false
+	return writable
+}
+
+// area is a piece of the file system with its own rule.
+type area struct {
+	Path  string `json:"path"`
+	Write bool   `json:"write,omitempty"`
+}
+
+// areas lists the roots and what is protected in them, outer before inner. A
+// root named explicitly inside a protected folder, or being one, is writable.
+func areas(rootList []string) []area {
+	var out []area
+	for _, r := range rootList {
+		out = append(out, area{r, true})
+	}
+	for _, p := range protected(rootList) {
+		if !slices.ContainsFunc(out, func(a area) bool { return a.Path == p }) {
+			out = append(out, area{p, false})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b area) int { return len(a.Path) - len(b.Path) })
+	return out
 }
 
 // protected lists the control folders of all roots, existing or not, and the

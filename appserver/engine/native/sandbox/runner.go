@@ -54,8 +54,7 @@ func (r *Runner) Weaknesses() []string { return r.support().weak }
 type support struct {
 	problem    error
 	weak       []string
-	abi        int  // Landlock
-	namespaces bool // user and mount namespace of our own
+	namespaces bool // user and mount namespaces of our own work
 }
 
 func (r *Runner) support() *support {
