@@ -3,11 +3,41 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"runtime/debug"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/coder/websocket"
 
 	"towline/appserver/access"
+	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 )
+
+// Limits on what strangers at the door can make us hold.
+const (
+	// defaultMaxConns is well above what one person opens and well below the
+	// usual 1024 descriptors of a process next to what an engine needs.
+	defaultMaxConns   = 400
+	defaultMaxPending = 64
+	// headerTimeout is for the whole request; a local client sends it at once.
+	headerTimeout  = 5 * time.Second
+	maxHeaderBytes = 16 << 10
+	// codexFrameBytes is the largest frame Codex takes unfragmented, announced by
+	// its unix listener in frameHeader. Ours takes more, but says the same so that
+	// a stock client behaves as it does at home.
+	codexFrameBytes = 16 << 20
+	frameHeader     = "x-codex-websocket-max-unfragmented-message-bytes"
+)
+
+var errClosed = errors.New("listener closed")
 
 // Options tune a Listener. The zero value is a safe default.
 type Options struct {
@@ -21,27 +51,273 @@ type Options struct {
 	MaxConns, MaxPending int
 }
 
+func (o Options) withDefaults() Options {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.MaxConns <= 0 {
+		o.MaxConns = defaultMaxConns
+	}
+	if o.MaxPending <= 0 {
+		o.MaxPending = defaultMaxPending
+	}
+	return o
+}
+
 // AcceptFunc serves one connection and returns when it is over; the stream is
 // closed afterwards. via is "unix" or "ws". remote is for people and logs.
 type AcceptFunc func(ctx context.Context, s rpc.Stream, p access.Principal, via, remote string)
 
 // Listener takes connections from clients.
-type Listener struct{}
+type Listener struct {
+	ln      net.Listener
+	url     string
+	via     string // "unix" or "ws"
+	opts    Options
+	self    access.Principal // the user this process runs as: the only one let in
+	uid     uint32
+	cleanup func()
+
+	once sync.Once
+
+	mu             sync.Mutex // guards what follows
+	conns, pending int
+}
 
 // Listen opens url: "unix://PATH" or "ws://IP:PORT" (port 0 lets the system
 // choose). Errors are *config.Problem.
 func Listen(ctx context.Context, url string, o Options) (*Listener, error) {
-	return nil, errors.ErrUnsupported
+	a, err := parseListen(url)
+	if err != nil {
+		return nil, err
+	}
+	l := &Listener{via: a.via, opts: o.withDefaults(), uid: uint32(os.Geteuid())} //nolint:gosec // uids are 32 bits
+	l.self = localUser(l.uid)
+	if err := distinguishable(l.uid); err != nil {
+		return nil, listenProblem(err, "run as a user that the kernel can tell from others")
+	}
+	if a.via == viaUnix {
+		b, err := bindUnix(ctx, a.path, l.opts.RuntimeDir)
+		if err != nil {
+			return nil, err
+		}
+		l.ln, l.cleanup, l.url = b.ln, b.remove, "unix://"+b.path
+		return l, nil
+	}
+	var lc net.ListenConfig
+	// The kernel's table shows who owns a TCP socket. Multipath TCP, which Go
+	// would offer, puts sockets of the kernel's own there.
+	lc.SetMultipathTCP(false)
+	network := "tcp6"
+	if a.addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	ln, err := lc.Listen(ctx, network, a.addr.String())
+	if err != nil {
+		return nil, listenProblem(fmt.Errorf("%s: %w", url, rootCause(err)),
+			"use port 0 to let the system choose one that is free")
+	}
+	l.ln, l.cleanup, l.url = ln, func() {}, "ws://"+ln.Addr().String()
+	return l, nil
 }
 
 // URL is the address clients dial, with the port that was chosen.
-func (l *Listener) URL() string { return "" }
-
-// Serve runs accept for each connection, in a goroutine of its own, until ctx
-// ends or the listener is closed, and returns when all of them have. The error
-// is nil in those cases.
-func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error { return nil }
+func (l *Listener) URL() string { return l.url }
 
 // Close stops listening and removes the socket file. It is idempotent. Serve
 // then ends its connections and returns.
-func (l *Listener) Close() error { return nil }
+func (l *Listener) Close() error {
+	var err error
+	l.once.Do(func() {
+		err = l.ln.Close()
+		l.cleanup()
+	})
+	return err
+}
+
+// Serve runs accept for each connection, in a goroutine of its own, until ctx
+// ends or the listener is closed, and returns when all of them have. The error
+// is nil in those cases. It may be called once.
+func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var running sync.WaitGroup
+	srv := &http.Server{
+		Handler:           &door{l: l, ctx: ctx, accept: accept, running: &running},
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       headerTimeout,
+		WriteTimeout:      headerTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(l.opts.Log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+		// A connection counts as running from the accept to the end of its
+		// goroutine; once it is upgraded, the door says when that is.
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew:
+				running.Add(1)
+			case http.StateClosed:
+				running.Done()
+			}
+		},
+	}
+	srv.SetKeepAlivesEnabled(false)
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	err := srv.Serve((*counted)(l))
+	stop()
+	_ = l.Close() // also waits for the one above
+	cancel(errClosed)
+	_ = srv.Close() // whoever is not upgraded yet
+	running.Wait()
+	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+		return listenProblem(fmt.Errorf("%s: %w", l.url, err))
+	}
+	return nil
+}
+
+type connKey struct{}
+
+// door decides who becomes a connection. Refusals follow Codex's status codes.
+type door struct {
+	l       *Listener
+	ctx     context.Context // of Serve: the request's own ends with the upgrade
+	accept  AcceptFunc
+	running *sync.WaitGroup
+}
+
+func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	log := d.l.opts.Log
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("connection panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
+	conn, ok := r.Context().Value(connKey{}).(*countedConn)
+	if !ok {
+		panic("connection without its own")
+	}
+	if _, ok := r.Header["Origin"]; ok {
+		log.Warn("refused a web page", "remote", r.RemoteAddr)
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	if d.l.via == viaWS && (r.URL.Path == "/readyz" || r.URL.Path == "/healthz") &&
+		(r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	if status, why := malformed(r); status != 0 {
+		http.Error(w, why, status)
+		return
+	}
+	if d.l.via == viaWS && !loopbackName(r.Host) {
+		log.Warn("refused a name that is not loopback", "host", r.Host, "remote", r.RemoteAddr)
+		http.Error(w, "refused: the Host header names something else than this machine's loopback", http.StatusForbidden)
+		return
+	}
+	remote, err := d.l.owned(conn.Conn)
+	if err != nil {
+		log.Warn("refused a connection", "via", d.l.via, "remote", r.RemoteAddr, "err", err)
+		http.Error(w, "refused: "+err.Error(), http.StatusForbidden)
+		return
+	}
+	if d.l.via == viaUnix {
+		w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
+	}
+	ws, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		log.Debug("upgrade", "err", err)
+		return // Accept has answered
+	}
+	defer d.running.Done() // taken over from ConnState, which never hears of this connection again
+	conn.upgraded()
+	s := rpc.NewWebSocket(ws)
+	defer func() { _ = s.Close(nil) }()
+	d.accept(d.ctx, s, d.l.self, d.l.via, remote)
+}
+
+// malformed says why r is no WebSocket handshake, in the order Codex looks.
+func malformed(r *http.Request) (status int, why string) {
+	switch {
+	case r.Method != http.MethodGet:
+		return http.StatusMethodNotAllowed, "this is a WebSocket: the method must be GET"
+	case !hasToken(r.Header.Values("Connection"), "upgrade"):
+		return http.StatusBadRequest, "this is a WebSocket: the Connection header must hold upgrade"
+	case !hasToken(r.Header.Values("Upgrade"), "websocket"):
+		return http.StatusBadRequest, "this is a WebSocket: the Upgrade header must hold websocket"
+	case r.Header.Get("Sec-WebSocket-Version") != "13":
+		return http.StatusBadRequest, "the Sec-WebSocket-Version header must be 13"
+	case r.Header.Get("Sec-WebSocket-Key") == "":
+		return http.StatusBadRequest, "the Sec-WebSocket-Key header is missing"
+	}
+	return 0, ""
+}
+
+// localUser is the principal for the user this process runs as.
+func localUser(uid uint32) access.Principal {
+	id := strconv.FormatUint(uint64(uid), 10)
+	p := access.Principal{Kind: access.KindLocal, ID: "uid:" + id, Name: "uid " + id, Role: protocol.RoleAdmin}
+	if u, err := user.LookupId(id); err == nil && u.Username != "" {
+		p.Name = u.Username
+	}
+	return p
+}
+
+// counted is a Listener as http.Server sees it: it keeps the limits.
+type counted Listener
+
+func (l *counted) Accept() (net.Conn, error) {
+	for {
+		c, err := l.ln.Accept()
+		if err != nil {
+			return nil, err
+		}
+		l.mu.Lock()
+		full := l.conns >= l.opts.MaxConns || l.pending >= l.opts.MaxPending
+		if !full {
+			l.conns++
+			l.pending++
+		}
+		l.mu.Unlock()
+		if !full {
+			return &countedConn{Conn: c, l: l, pending: true}, nil
+		}
+		l.opts.Log.Warn("refused a connection: too many", "via", l.via)
+		// A fresh socket's buffer takes this without waiting.
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+		_, _ = c.Write([]byte("HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+		_ = c.Close()
+	}
+}
+
+func (l *counted) Close() error   { return (*Listener)(l).Close() }
+func (l *counted) Addr() net.Addr { return l.ln.Addr() }
+
+// countedConn gives its place back when it is closed.
+type countedConn struct {
+	net.Conn
+	l       *counted
+	once    sync.Once
+	pending bool // guarded by l.mu
+}
+
+func (c *countedConn) upgraded() {
+	c.l.mu.Lock()
+	defer c.l.mu.Unlock()
+	if c.pending {
+		c.pending = false
+		c.l.pending--
+	}
+}
+
+func (c *countedConn) Close() error {
+	c.once.Do(func() {
+		c.upgraded()
+		c.l.mu.Lock()
+		c.l.conns--
+		c.l.mu.Unlock()
+	})
+	return c.Conn.Close()
+}
