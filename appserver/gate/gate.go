@@ -1,0 +1,199 @@
+// Package gate stands between every client and the engine: who may do what,
+// which questions wait for a person, who is here, and what happened.
+//
+// It speaks the Codex app-server protocol on both sides and adds nothing to it
+// but the towline/* methods of package protocol. What it does not need to
+// understand passes as the bytes that came, so a newer Codex keeps working.
+//
+// # How it works
+//
+// Each client gets an engine connection of its own ([Engine.Connect]); the gate
+// pumps messages both ways. Towards the engine it checks roles and answers;
+// towards the client every message goes through the one outbound path of that
+// client (client.put), which never blocks: a client that does not read is
+// dropped with rpc.ErrSlow and slows nobody. Everything the engine says is first
+// observed (upstream.observe) and only then delivered (client.deliver).
+// Observing keeps three books, shared by all connections:
+//
+//   - the ledger of questions to people (ledger.go): one object per question,
+//     first valid answer wins, recorded before the engine hears it;
+//   - the live state of threads (live.go): items that run now, with their text,
+//     from which a client that joins late is told what it missed (join.go);
+//   - presence (presence.go).
+//
+// A watcher (watcher.go) keeps an engine connection of the gate's own on every
+// thread that works, so the books are kept while nobody is attached.
+//
+// # Locks
+//
+// Taken in this order, never the other way; nothing blocks or calls out of the
+// package under one of them except client.put, which does neither:
+//
+//	client.mu → thread.mu → upstream.mu
+//	client.mu → ledger.mu
+//	Gate.mu (the registries) is taken alone.
+//
+// # Resumable streams
+//
+// A resumable stream (numbered, acknowledged, replayed after a lost link) will
+// live where a client's identity and outbound path already meet: the client
+// struct outlives its rpc.Stream then, put appends to its replay buffer before
+// the outbox, and Serve of the returning link finds it by id. Nothing upstream
+// of put has to change.
+//
+// Start reading at [Gate.Serve].
+package gate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"towline/appserver/access"
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/config/store"
+)
+
+// Limits, each on what one party can make the gate hold or do.
+const (
+	// maxRunning bounds running items kept per thread; the oldest is forgotten.
+	maxRunning = 256
+	// maxRecent and maxRecentBytes bound finished items kept per thread for
+	// clients whose own stream is a moment behind.
+	maxRecent      = 32
+	maxRecentBytes = 4 << 20
+	// maxItemText bounds the text kept of one running item, in bytes of JSON;
+	// beyond it the older half goes, and a late joiner is told how much.
+	maxItemText = 1 << 20
+	// maxItemNotes bounds the other events kept of one running item.
+	maxItemNotes = 64
+	// maxHeld bounds messages kept back from one joining client.
+	maxHeld = 16384
+	// joinTimeout ends a join that waits for an engine connection which has
+	// stopped answering: the client gets what is known.
+	joinTimeout = 2 * time.Second
+	// maxQuestions bounds questions open at once across all threads, and
+	// separately those remembered as lost with an engine.
+	maxQuestions = 4096
+	// maxOrphans bounds engine connections kept after their client left because
+	// nobody else saw a running item from its start.
+	maxOrphans = 32
+	// maxDenials bounds audit lines one connection can cause by being refused;
+	// the rest are counted in its detach line.
+	maxDenials = 50
+	// recordTimeout bounds one write to the store.
+	recordTimeout = 10 * time.Second
+	// flushTimeout is how long a client whose engine connection ended may take
+	// to read what was queued for it.
+	flushTimeout = 2 * time.Second
+)
+
+// Engine is what answers the protocol. Codex and the native engine implement it.
+//
+// The gate relies on one ordering rule, which both keep: a message to several
+// connections enters all their queues before any message caused by a later
+// request, and the reply to thread/resume enters its queue at one point of the
+// thread's event sequence: every event before it is in the reply's history (or
+// was a delta), every event after it follows on that connection.
+type Engine interface {
+	// Run keeps the engine alive until ctx ends.
+	Run(ctx context.Context) error
+	// Connect opens a fresh app-server connection for one client. No handshake
+	// is done yet: the client's own initialize is passed through.
+	Connect(ctx context.Context) (rpc.Stream, error)
+	// State is a snapshot; Changed is closed, and replaced, when it changes.
+	State() protocol.EngineState
+	Changed() <-chan struct{}
+}
+
+// Store is what the gate keeps across restarts; *store.Store is one.
+type Store interface {
+	PutApproval(ctx context.Context, a store.Approval) error
+	Approvals(ctx context.Context, f store.ApprovalFilter) ([]store.Approval, error)
+	SetLastThread(ctx context.Context, principal, threadID string) error
+	LastThread(ctx context.Context, principal string) (string, error)
+	ForgetThread(ctx context.Context, threadID string) error
+}
+
+var _ Store = (*store.Store)(nil)
+
+// Config is what a Gate is made of. Engine, Store and Log are required.
+type Config struct {
+	Engine Engine
+	Store  Store
+	Audit  *Audit // nil: nothing is audited
+	Log    *slog.Logger
+
+	Host      string // the host's short name
+	Project   string // the project directory shown to clients
+	Version   string // Towline's
+	Rehearsal bool   // answers come from the offline instrument
+
+	// DisableUnsandboxed refuses the methods that reach files or run programs
+	// outside the engine's sandbox (protocol.RunsOutsideSandbox) for everyone.
+	DisableUnsandboxed bool
+
+	// Status is the host's part of towline/status/read; the gate fills in
+	// engine, attached and threads. Nil: only those are told.
+	Status func() protocol.HostStatus
+}
+
+// Client says who is at the other end of a stream, as its door proved it.
+type Client struct {
+	Principal access.Principal
+	Via       string // "ssh", "unix", "ws", "stdio"
+	Remote    string // address for the audit file
+}
+
+// Gate is safe for concurrent use. Run must be running for the watcher, the
+// broadcasts and the last-thread memory to work.
+type Gate struct {
+	cfg    Config
+	log    *slog.Logger
+	secret string // starts every request id of the gate's own; clients cannot guess it
+	serial atomic.Int64
+
+	ledger *ledger
+
+	mu       sync.Mutex // guards what follows
+	clients  map[*client]struct{}
+	threads  map[protocol.ThreadID]*thread
+	orphans  map[*upstream]struct{}
+	lastSeen map[string]protocol.ThreadID // last threads not yet in the store
+	forget   []protocol.ThreadID          // threads to clear from the store
+
+	presenceDirty chan struct{} // capacity 1
+	lastDirty     chan struct{} // capacity 1
+	own           sync.WaitGroup
+}
+
+// New makes a Gate. It does no I/O and starts nothing.
+func New(cfg Config) *Gate {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	g := &Gate{
+		cfg: cfg, log: cfg.Log, secret: "towline-gate-" + hex.EncodeToString(b[:]) + "-",
+		clients: make(map[*client]struct{}), threads: make(map[protocol.ThreadID]*thread),
+		orphans: make(map[*upstream]struct{}), lastSeen: make(map[string]protocol.ThreadID),
+		presenceDirty: make(chan struct{}, 1), lastDirty: make(chan struct{}, 1),
+	}
+	if g.log == nil {
+		g.log = slog.New(slog.DiscardHandler)
+	}
+	g.ledger = newLedger(g)
+	return g
+}
+
+// errEngineGone ends a client whose engine connection ended first.
+var errEngineGone = errors.New("the engine closed the connection")
+
+func (g *Gate) nextID(prefix string) string {
+	return fmt.Sprintf("%s%d", prefix, g.serial.Add(1))
+}
