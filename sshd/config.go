@@ -104,6 +104,7 @@ func (c Config) validate() error {
 			errs = append(errs, fmt.Errorf("%s is required", what))
 		}
 	}
+	need(c.Listen != "", "an address")
 	need(c.HostKeyFile != "", "a host key file")
 	need(c.AuthorizedKeysFile != "", "an authorized_keys file")
 	need(c.UI != nil, "a UI")
@@ -141,6 +142,4 @@ type Session struct {
 	// Out and Err are the terminal. "\n" goes out as "\r\n", as from a tty in its
 	// usual mode, which is what Bubble Tea expects of an output that is no tty.
 	Out, Err io.Writer
-	// Command is what followed the host name, split into words; empty for the UI.
-	Command []string
 }
