@@ -69,7 +69,7 @@ func roots(p protocol.SandboxPolicy, cwd, tmpdir string) []string {
 		if !filepath.IsAbs(c) {
 			continue
 		}
-		r, err := resolve(c)
+		r, err := RealPath(c)
 		if err != nil || slices.Contains(out, r) {
 			continue
 		}
@@ -99,7 +99,7 @@ func Writable(p protocol.SandboxPolicy, cwd, path string) bool {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(cwd, path)
 	}
-	real, err := resolve(path)
+	real, err := RealPath(path)
 	if err != nil {
 		return false
 	}
@@ -142,7 +142,7 @@ func protected(rootList []string) []string {
 		for _, name := range ControlFolders {
 			p := filepath.Join(root, name)
 			out = append(out, p)
-			if real, err := resolve(p); err == nil && real != p {
+			if real, err := RealPath(p); err == nil && real != p {
 				out = append(out, real)
 			}
 			if name == ".git" {
@@ -174,16 +174,16 @@ func gitdir(dotgit string) string {
 	if !filepath.IsAbs(dir) {
 		dir = filepath.Join(filepath.Dir(dotgit), dir)
 	}
-	real, err := resolve(dir)
+	real, err := RealPath(dir)
 	if err != nil {
 		return ""
 	}
 	return real
 }
 
-// resolve follows the symlinks of the longest part of path that exists and
+// RealPath follows the symlinks of the longest part of path that exists and
 // appends the rest. A dangling link counts as what it points to.
-func resolve(path string) (string, error) {
+func RealPath(path string) (string, error) {
 	path = filepath.Clean(path)
 	var rest []string
 	for range maxDepth {
@@ -207,7 +207,7 @@ func resolve(path string) (string, error) {
 	return "", os.ErrInvalid
 }
 
-// maxDepth bounds resolve: more components, or a loop of dangling links, is
+// maxDepth bounds RealPath: more components, or a loop of dangling links, is
 // nobody's honest path.
 const maxDepth = 255
 

@@ -6,7 +6,7 @@
 //	*** Delete File: path
 //	*** Update File: path
 //	*** Move to: path           optional
-//	@@ anchor                   optional: go below the first line equal to it
+//	@@ anchor                   optional: continue below the next line like it
 //	 context, -removed, +added
 //	*** End of File             optional: the hunk ends the file
 //	*** End Patch
@@ -14,57 +14,66 @@
 // [Parse] reads the text, [Patch.Resolve] computes every result against the
 // files as they are without writing anything, [Change.Apply] writes. The errors
 // of the first two are sentences a model can act upon.
+//
+// What the real Codex 0.169 accepts gives the same files and the same
+// descriptions here. Four things Codex refuses are understood: several anchors
+// in a row, hunk headers as in unified diffs, a move without a change, and
+// several sections for one file. Two things differ on purpose: lines added
+// right below an anchor go there instead of to the end of the file, and a file
+// "moved" to its own path is not deleted.
 package patch
-
-import "towline/appserver/protocol"
 
 // Limits.
 const (
 	// MaxPatch bounds the patch text in bytes: models write kilobytes.
 	MaxPatch = 16 << 20
-	// MaxFile bounds a file that a patch touches, in bytes.
+	// MaxFile bounds a file that a patch changes, in bytes.
 	MaxFile = 64 << 20
-	// MaxFiles bounds the number of files of one patch.
+	// MaxFiles bounds the number of sections of one patch.
 	MaxFiles = 1000
+)
+
+// The operations of a section.
+const (
+	opAdd    = "add"
+	opDelete = "delete"
+	opUpdate = "update"
 )
 
 // Patch is a parsed patch.
 type Patch struct {
-	files []file
+	sections []section
 }
 
-// file is one *** section.
-type file struct {
-	op     string // "add", "delete" or "update"
+// section is what the patch does to one file.
+type section struct {
+	op     string
 	path   string // as written
-	moveTo string // update only
+	moveTo string // update only, as written
 	text   string // add only
 	chunks []chunk
-	line   int // of the header in the patch, from 1
 }
 
-// chunk is one run of changed lines with its context.
+// chunk is one run of lines with its context.
 type chunk struct {
 	anchors []string
-	old     []string
-	new     []string
+	lines   []line
 	eof     bool
-	line    int
 }
 
-// Change is a resolved patch: what will be on disk, not yet written.
-type Change struct {
-	// Updates is what a fileChange item shows.
-	Updates []protocol.FileUpdate
-	edits   []edit
+// line is one line of a chunk; kind is ' ', '-' or '+'.
+type line struct {
+	kind byte
+	text string
 }
 
-// edit is one file before and after.
-type edit struct {
-	path   string // absolute
-	moveTo string // absolute, "" when it stays
-	before []byte // nil when it did not exist
-	after  []byte // nil when it is deleted
-	had    bool
-	keep   bool // false: removed
+// old lists the lines the file must hold.
+func (c *chunk) old() []string {
+	var out []string
+	for _, l := range c.lines {
+		if l.kind != '+' {
+			out = append(out, l.text)
+		}
+	}
+	return out
 }
