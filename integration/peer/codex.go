@@ -80,7 +80,10 @@ apps = false
 remote_plugin = false
 [tui]
 screen_reader_detection_done = true
+[tui.model_availability_nux]
+"gpt-6.1-sol" = 1
 [notice.model_migrations]
+"gpt-5.5" = "gpt-6-sol"
 `, baseURL)
 	for _, dir := range trusted {
 		fmt.Fprintf(&b, "[projects.%q]\ntrust_level = \"trusted\"\n", dir)
