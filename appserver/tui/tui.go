@@ -15,8 +15,12 @@ package tui
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
+	"sync"
+
+	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
@@ -64,7 +68,84 @@ type Result struct {
 
 // Run shows the client until the person leaves, In ends, or ctx does, which
 // makes it return at once with ctx's cause. The connection's end is not the
-// client's: it says so on the screen and dials again.
+// client's: it says so on the screen and dials again. Only when the very first
+// attempt fails does Run give up, with that error, because whoever called it can
+// explain more than a banner.
+//
+// Neither a read from In nor a write to Out can be interrupted, so after Run has
+// returned one of each may still be in progress until their owner closes them.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	return Result{}, context.Cause(ctx)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	runCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	l := &link{ctx: runCtx, cfg: &cfg, box: newInbox()}
+	n, profile := colours(cfg.Environ)
+	m := newModel(&cfg, l, n)
+
+	var p *tea.Program
+	started := make(chan struct{}) // p is set
+	ended := func() {
+		<-started
+		p.Send(endMsg{})
+	}
+	opts := []tea.ProgramOption{
+		tea.WithContext(runCtx), tea.WithEnvironment(cfg.Environ), tea.WithColorProfile(profile),
+		tea.WithWindowSize(m.w, m.h),
+	}
+	out := newOutput(runCtx, cfg.Out)
+	if f := terminalFile(cfg.Out); f != nil && cfg.Sizes == nil {
+		opts = append(opts, tea.WithOutput(ttyOutput{f, out}))
+	} else {
+		opts = append(opts, tea.WithOutput(out))
+	}
+	if f := terminalFile(cfg.In); f != nil && cfg.Sizes == nil {
+		opts = append(opts, tea.WithInput(ttyInput{f, func() { go ended() }}))
+	} else {
+		opts = append(opts, tea.WithInput(pump(runCtx, cfg.In, ended)))
+	}
+	if cfg.Sizes != nil {
+		opts = append(opts, tea.WithoutSignalHandler())
+	}
+	p = tea.NewProgram(m, opts...)
+	m.send = p.Send
+	close(started)
+
+	var wg sync.WaitGroup
+	wg.Go(func() { l.feed(p.Send) })
+	if cfg.Sizes != nil {
+		wg.Go(func() { follow(runCtx, cfg.Sizes, p.Send) })
+	}
+	_, err := p.Run()
+	cancel(errDone)
+	wg.Wait()
+	l.wait()
+	if ctx.Err() != nil {
+		return m.farewell(), context.Cause(ctx)
+	}
+	if m.fatal != nil {
+		return Result{}, m.fatal
+	}
+	if err != nil && !m.leaving {
+		return m.farewell(), err
+	}
+	return m.result, nil
+}
+
+var errDone = errors.New("the client has ended")
+
+// follow tells the program about the terminal's size.
+func follow(ctx context.Context, sizes <-chan Size, send func(tea.Msg)) {
+	for {
+		select {
+		case s, ok := <-sizes:
+			if !ok {
+				return
+			}
+			send(tea.WindowSizeMsg{Width: s.Cols, Height: s.Rows})
+		case <-ctx.Done():
+			return
+		}
+	}
 }

@@ -1,0 +1,445 @@
+package tui
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/appserver/tui/prompt"
+	"towline/appserver/tui/text"
+	"towline/appserver/tui/transcript"
+)
+
+const (
+	// programGrace is how long a request for a program waits for another client
+	// that can answer it, before this one says that it cannot.
+	programGrace = 3 * time.Second
+	// closedTime is how long it is said who answered.
+	closedTime = 6 * time.Second
+	// typingGrace protects from answering with a letter meant for the composer:
+	// a prompt that comes up while somebody types gets no keys for so long.
+	typingGrace = 700 * time.Millisecond
+)
+
+// ask is one question that waits for a person.
+type ask struct {
+	p        *prompt.Prompt
+	key      string // of the request: its id as written
+	thread   protocol.ThreadID
+	turn     string
+	item     string
+	req      *rpc.Request // nil when only the approval object is known
+	approval string       // the approval object's id, "" with a stock app-server
+}
+
+// asks is the queue of questions, oldest first.
+type asks struct {
+	open     []*ask
+	ended    []*ask // their turn is over; the server has yet to say that they are closed
+	closed   closedAsk
+	answered map[string]string              // by key: what this client answered on this connection
+	waiting  map[protocol.ThreadID]string   // what waits in other threads, in words
+	items    map[string]protocol.Approval   // open approval objects by request key
+	programs map[string]func(string, error) // requests for programs, by key
+}
+
+// closedAsk is the last question that somebody else settled.
+type closedAsk struct {
+	key, text string
+	at        time.Time
+}
+
+// lost drops what belongs to a connection that is gone. The server asks again.
+func (a *asks) lost() {
+	*a = asks{closed: a.closed}
+}
+
+func (a *asks) expire(now time.Time) {
+	if a.closed.text != "" && now.Sub(a.closed.at) > closedTime {
+		a.closed = closedAsk{}
+	}
+}
+
+// dropThread forgets the questions of a thread that is left: they stay open at
+// the server, for others and for when this one comes back.
+func (a *asks) dropThread(id protocol.ThreadID) {
+	a.open = slices.DeleteFunc(a.open, func(q *ask) bool { return q.thread == id })
+	a.closed = closedAsk{}
+}
+
+// dropTurn forgets the questions of a turn that ended.
+func (a *asks) dropTurn(turn string) {
+	a.open = slices.DeleteFunc(a.open, func(q *ask) bool {
+		if q.turn == "" || q.turn != turn {
+			return false
+		}
+		a.ended = append(a.ended, q)
+		return true
+	})
+}
+
+// release answers a request nobody waits for any more, so that it no longer
+// counts as one under way. The server ignores it.
+func (q *ask) release() {
+	if q.req != nil {
+		q.req.Fail(protocol.Errorf("settled elsewhere"))
+	}
+}
+
+// item tells the questions about an item what it is.
+func (a *asks) item(it protocol.Item) {
+	for _, q := range a.open {
+		if q.item == it.ID {
+			q.p.SetItem(it)
+		}
+	}
+}
+
+func (a *asks) find(key string) *ask {
+	for _, q := range a.open {
+		if q.key == key {
+			return q
+		}
+	}
+	return nil
+}
+
+// asked is a request from the server.
+func (m *model) asked(e event) tea.Cmd {
+	if protocol.IsApproval(e.method) {
+		q := m.question(string(e.req.ID), e.method, e.params)
+		q.req = e.req
+		return nil
+	}
+	if e.method == protocol.ReqCurrentTime {
+		e.req.Reply(map[string]int64{"currentTimeAt": m.now().Unix()})
+		return nil
+	}
+	// Meant for the program that offered it. Another client of this thread may
+	// be that program, so it goes first.
+	key := string(e.req.ID)
+	if m.asks.programs == nil {
+		m.asks.programs = map[string]func(string, error){}
+	}
+	m.asks.programs[key] = func(what string, err error) {
+		if what != "" {
+			e.req.Reply(map[string]any{"success": false, "contentItems": []map[string]string{{"type": "inputText", "text": what}}})
+			return
+		}
+		e.req.Fail(err)
+	}
+	gen, method := m.conn.gen, e.method
+	return m.link.after(programGrace, func(m *model) tea.Cmd {
+		answer := m.asks.programs[key]
+		if answer == nil || m.conn.gen != gen {
+			return nil
+		}
+		delete(m.asks.programs, key)
+		switch method {
+		case protocol.ReqToolCall:
+			answer("this client offers no tools", nil)
+		case protocol.ReqTokensRefresh:
+			answer("", protocol.Errorf("this client holds no account tokens"))
+		case protocol.ReqAttestation:
+			answer("", protocol.Errorf("this client cannot attest"))
+		default:
+			answer("", &protocol.Error{Code: protocol.CodeMethodNotFound, Message: "unsupported server request " + method})
+		}
+		return nil
+	})
+}
+
+// question makes or finds the ask for a request.
+func (m *model) question(key, method string, params json.RawMessage) *ask {
+	if q := m.asks.find(key); q != nil {
+		return q
+	}
+	q := &ask{
+		key: key, thread: protocol.ThreadID(protocol.StringField(params, "threadId")),
+		turn: protocol.StringField(params, "turnId"), item: protocol.StringField(params, "itemId"),
+	}
+	r := prompt.Request{Key: key, Method: method, Params: params, Cwd: m.cur.cwd}
+	if it, ok := m.tr.Item(q.item); ok {
+		r.Item = &it
+	}
+	if ap, ok := m.asks.items[key]; ok {
+		q.approval = ap.ID
+		r.Item = orItem(r.Item, ap.Item)
+	}
+	q.p = prompt.New(r)
+	m.tr.Wait(q.item, true)
+	m.asks.open = append(m.asks.open, q)
+	if m.asks.closed.key == key {
+		m.asks.closed = closedAsk{}
+	}
+	return q
+}
+
+func orItem(have *protocol.Item, raw json.RawMessage) *protocol.Item {
+	var it protocol.Item
+	if have == nil && len(raw) > 0 && json.Unmarshal(raw, &it) == nil {
+		return &it
+	}
+	return have
+}
+
+// answer sends what the person decided.
+func (m *model) answer(q *ask, a prompt.Answer) tea.Cmd {
+	if a.Interrupt {
+		return m.interrupt()
+	}
+	if m.conn.state != connUp {
+		m.say("not sent: %s is unreachable; it will be asked again", m.host())
+		return nil
+	}
+	m.settle(q)
+	if m.asks.answered == nil {
+		m.asks.answered = map[string]string{}
+	}
+	m.asks.answered[q.key] = a.Word
+	if a.Reason != "" {
+		m.tr.Note("", "", transcript.Note{Kind: transcript.NoteStop, Text: a.Word + ": " + a.Reason})
+	}
+	var cmds []tea.Cmd
+	if q.req != nil {
+		q.req.Reply(a.Result)
+	} else {
+		params := map[string]any{"id": q.approval, "result": a.Result}
+		cmds = append(cmds, call(m.link, protocol.ExtApprovalAnswer, params, func(m *model, _ json.RawMessage, err error) tea.Cmd {
+			if err != nil {
+				m.fail("answer", err)
+			}
+			return nil
+		}))
+	}
+	// Towline's own engine reads the reason in the answer; Codex does not.
+	if a.Reason != "" && m.engine.Kind != "native" && m.cur.turn != "" {
+		cmds = append(cmds, m.transmit(pending{id: newID(), text: a.Reason}, true))
+	}
+	return tea.Batch(cmds...)
+}
+
+// settle takes a question out of the queue.
+func (m *model) settle(q *ask) {
+	m.tr.Wait(q.item, false)
+	m.asks.open = slices.DeleteFunc(m.asks.open, func(o *ask) bool { return o == q })
+}
+
+// onResolved: somebody answered, or nobody has to any more.
+func onResolved(m *model, p json.RawMessage) tea.Cmd {
+	key := string(protocol.Field(p, "requestId"))
+	delete(m.asks.programs, key)
+	if q := m.asks.find(key); q != nil {
+		m.settle(q)
+		q.release()
+		m.asks.closed = closedAsk{key: key, text: "✔ answered elsewhere", at: m.now()}
+	}
+	m.asks.ended = slices.DeleteFunc(m.asks.ended, func(q *ask) bool {
+		if q.key == key {
+			q.release()
+		}
+		return q.key == key
+	})
+	return nil
+}
+
+func onApprovalOpened(m *model, p json.RawMessage) tea.Cmd {
+	var v struct{ Approval protocol.Approval }
+	if json.Unmarshal(p, &v) == nil {
+		m.approvalOpen(v.Approval)
+	}
+	return nil
+}
+
+// approvalOpen learns of an approval object: what the request alone does not
+// say, or what waits elsewhere.
+func (m *model) approvalOpen(a protocol.Approval) {
+	key := string(a.RequestID)
+	if a.ThreadID != m.cur.id {
+		if m.asks.waiting == nil {
+			m.asks.waiting = map[protocol.ThreadID]string{}
+		}
+		m.asks.waiting[a.ThreadID] = summary(a)
+		return
+	}
+	if m.asks.items == nil {
+		m.asks.items = map[string]protocol.Approval{}
+	}
+	m.asks.items[key] = a
+	if m.asks.answered[key] != "" {
+		return
+	}
+	q := m.question(key, a.Method, a.Params)
+	q.approval = a.ID
+	if it := orItem(nil, a.Item); it != nil {
+		q.p.SetItem(*it)
+	}
+}
+
+func onApprovalClosed(m *model, p json.RawMessage) tea.Cmd {
+	var v struct{ Approval protocol.Approval }
+	if json.Unmarshal(p, &v) != nil {
+		return nil
+	}
+	a := v.Approval
+	key := string(a.RequestID)
+	delete(m.asks.items, key)
+	if a.ThreadID != m.cur.id {
+		delete(m.asks.waiting, a.ThreadID)
+		return nil
+	}
+	mine := m.asks.answered[key]
+	if q := m.asks.find(key); q != nil {
+		m.settle(q)
+		q.release()
+	} else if mine != "" && a.By != nil && a.By.You || m.asks.closed.key != key && mine == "" {
+		return nil // this client answered, or never showed it
+	}
+	glyph, by := "✔", ""
+	word := outcome(a)
+	if a.By != nil {
+		by = " by " + who(*a.By)
+	}
+	if word == "denied" || word == "stopped" || word == "refused" {
+		glyph = "✘"
+	}
+	s := glyph + " " + word + by
+	if a.State == protocol.ApprovalGone {
+		s = "no longer needed: the turn ended"
+	}
+	m.asks.closed = closedAsk{key: key, text: s, at: m.now()}
+	kind := transcript.NoteInfo
+	if a.State != protocol.ApprovalGone {
+		m.tr.Note("by:"+key, "", transcript.Note{Kind: kind, Text: s})
+	}
+	return nil
+}
+
+// readApprovals asks for what waits, here and elsewhere.
+func (m *model) readApprovals() tea.Cmd {
+	if m.session == nil {
+		return nil
+	}
+	return call(m.link, protocol.ExtApprovalList, map[string]any{"open": true}, func(m *model, v struct{ Data []protocol.Approval }, err error) tea.Cmd {
+		if err != nil {
+			return nil // an older gate; the requests themselves still come
+		}
+		m.asks.waiting = nil
+		for _, a := range v.Data {
+			if a.State == protocol.ApprovalOpen {
+				m.approvalOpen(a)
+			}
+		}
+		return nil
+	})
+}
+
+// who names a person or device for people.
+func who(p protocol.Presence) string {
+	if p.You {
+		return "you"
+	}
+	name := text.CleanLine(p.Name)
+	switch {
+	case p.Kind == "device":
+		return "“" + name + "”"
+	case p.Via == "ssh" && name != "":
+		return name + " (ssh)"
+	case name == "":
+		return text.CleanLine(p.Kind)
+	}
+	return name
+}
+
+// outcome says what an approval was answered with.
+func outcome(a protocol.Approval) string {
+	switch d := protocol.StringField(a.Result, "decision"); d {
+	case protocol.DecisionAccept, "approved":
+		return "approved"
+	case protocol.DecisionAcceptSession, "approved_for_session":
+		return "approved for the session"
+	case protocol.DecisionDecline, "denied":
+		return "denied"
+	case protocol.DecisionCancel, "abort":
+		return "stopped"
+	}
+	switch {
+	case protocol.Field(a.Result, "decision") != nil:
+		return "approved with a rule"
+	case a.Method == protocol.ReqPermissionsApproval:
+		if len(protocol.Field(a.Result, "permissions")) > 2 {
+			return "granted"
+		}
+		return "refused"
+	case protocol.StringField(a.Result, "action") == "decline":
+		return "declined"
+	case protocol.StringField(a.Result, "action") == "cancel":
+		return "cancelled"
+	}
+	return "answered"
+}
+
+// summary says what waits, in a few words.
+func summary(a protocol.Approval) string {
+	switch a.Method {
+	case protocol.ReqCommandApproval:
+		if c := protocol.StringField(a.Params, "command"); c != "" {
+			return "run " + text.CleanLine(transcript.Command(c))
+		}
+		return "run a command"
+	case protocol.ReqFileApproval:
+		return "write changes"
+	case protocol.ReqPermissionsApproval:
+		return "permissions"
+	case protocol.ReqUserInput, protocol.ReqElicitation:
+		return "a question"
+	}
+	return "an answer"
+}
+
+// also names the others who are asked the same.
+func (m *model) also() string {
+	var names []string
+	for _, p := range m.presence {
+		if !p.You && p.Role >= protocol.RoleApprover && p.Thread != nil && *p.Thread == m.cur.id {
+			names = append(names, who(p))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// asking is the question on the screen, nil when there is none. The thread's own
+// come first.
+func (m *model) asking() *ask {
+	if len(m.asks.open) == 0 {
+		return nil
+	}
+	return m.asks.open[0]
+}
+
+// askLook is how the question on the screen is drawn.
+func (m *model) askLook(w, h int) prompt.Look {
+	l := prompt.Look{Theme: m.th, Width: w, Height: h, Index: 1, Total: len(m.asks.open), Also: m.also()}
+	if m.role() < protocol.RoleApprover {
+		l.Refused = fmt.Sprintf("waiting for somebody who may answer: your role here is %s, which can only watch", m.role())
+	}
+	return l
+}
+
+// askKey gives a key to the question on the screen.
+func (m *model) askKey(q *ask, k tea.KeyPressMsg) (tea.Cmd, bool) {
+	if m.role() < protocol.RoleApprover {
+		return nil, false
+	}
+	a, done, handled := q.p.Key(k)
+	if done {
+		return m.answer(q, a), true
+	}
+	return nil, handled
+}

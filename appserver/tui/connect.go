@@ -1,0 +1,221 @@
+package tui
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+
+	"towline/appserver/protocol"
+	"towline/appserver/tui/text"
+)
+
+// backoff is how long to wait before each attempt; the last one repeats for as
+// long as the person stays.
+var backoff = []time.Duration{0, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 15 * time.Second}
+
+type connState uint8
+
+const (
+	connDialing connState = iota
+	connUp
+	connWaiting // for the next attempt
+)
+
+// conn is how the connection stands.
+type conn struct {
+	state   connState
+	gen     int       // of the newest attempt
+	was     bool      // it was up once
+	since   time.Time // it is not since then
+	attempt int
+	next    time.Time // of the next attempt, while waiting
+	err     error
+	opens   int // threads opened on it
+}
+
+// dial starts the next attempt.
+func (m *model) dial() tea.Cmd {
+	m.conn.gen++
+	m.conn.state = connDialing
+	if m.conn.since.IsZero() {
+		m.conn.since = m.now()
+	}
+	return m.link.connect(m.conn.gen, m.send)
+}
+
+// down learns that an attempt failed or the connection ended.
+func (m *model) down(msg downMsg) tea.Cmd {
+	if msg.gen != m.conn.gen || m.conn.state == connWaiting || m.leaving {
+		return nil
+	}
+	m.cfg.Log.Debug("connection down", "error", msg.err, "dial", msg.dial)
+	if msg.dial && !m.conn.was {
+		// Nothing was ever there: whoever started us can say more than a banner.
+		m.fatal = msg.err
+		return tea.Quit
+	}
+	if m.conn.state == connUp {
+		m.conn.since, m.conn.attempt = m.now(), 0
+		m.lost()
+	}
+	m.conn.err = msg.err
+	wait := backoff[min(m.conn.attempt, len(backoff)-1)]
+	m.conn.attempt++
+	m.conn.state, m.conn.next = connWaiting, m.now().Add(wait)
+	gen := m.conn.gen
+	return m.link.after(wait, func(m *model) tea.Cmd {
+		if m.conn.gen == gen && m.conn.state == connWaiting {
+			return m.dial()
+		}
+		return nil
+	})
+}
+
+// lost forgets what only a live connection can know.
+func (m *model) lost() {
+	m.opening = nil
+	m.asks.lost()
+	m.presence = nil
+	m.cur.older.busy = false
+}
+
+// up learns that a connection is there.
+func (m *model) up(msg upMsg) tea.Cmd {
+	if msg.gen != m.conn.gen {
+		return nil
+	}
+	again, since := m.conn.was, m.conn.since
+	m.conn = conn{state: connUp, gen: msg.gen, was: true}
+	m.session = msg.session
+	m.list.busy, m.list.tried = false, false
+	var cmds []tea.Cmd
+	if s := msg.session; s != nil {
+		m.setEngine(s.Engine)
+		cmds = append(cmds, m.readPresence(), m.readApprovals())
+	} else {
+		m.engine = protocol.EngineState{Kind: "codex", State: "ready", Version: text.CleanLine(agentVersion(msg.agent))}
+	}
+	if again {
+		cmds = append(cmds, m.returned(since))
+	} else {
+		cmds = append(cmds, m.land())
+	}
+	return tea.Batch(cmds...)
+}
+
+// returned brings the screen up to date after a loss.
+func (m *model) returned(since time.Time) tea.Cmd {
+	cmds := []tea.Cmd{m.list.refresh(m)}
+	if m.cur.id == "" {
+		m.say("back after %s", text.CleanLine(ago(m.now().Sub(since))))
+		return tea.Batch(append(cmds, m.newThread(nil))...)
+	}
+	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since}))...)
+}
+
+// land goes where the person wants to be, or was, or could be.
+func (m *model) land() tea.Cmd {
+	switch {
+	case m.cfg.NewThread:
+		return m.newThread(nil)
+	case m.cfg.Thread != "":
+		return m.open(openRequest{id: m.cfg.Thread, orList: true})
+	case m.session != nil && m.session.LastThread != nil && *m.session.LastThread != "":
+		return m.open(openRequest{id: *m.session.LastThread, orList: true, quiet: true})
+	}
+	return m.landInList()
+}
+
+// landInList shows the threads there are, or begins the first.
+func (m *model) landInList() tea.Cmd {
+	return call(m.link, "thread/list", listParams(nil, false), func(m *model, l protocol.ThreadList, err error) tea.Cmd {
+		if err == nil && len(l.Data) > 0 {
+			m.list.take(m, l, false)
+			if m.screen == nil && m.cur.id == "" {
+				m.screen = &picker{}
+			}
+			return m.list.outcomes(m)
+		}
+		return m.newThread(nil)
+	})
+}
+
+// retry dials now.
+func (m *model) retry() tea.Cmd {
+	if m.conn.state != connWaiting {
+		return nil
+	}
+	return m.dial()
+}
+
+// setEngine takes the engine's state and re-reads the thread when the engine
+// came back: a fresh engine has not loaded it.
+func (m *model) setEngine(e protocol.EngineState) (recovered bool) {
+	recovered = m.engine.State != "" && m.engine.State != "ready" && e.State == "ready"
+	m.engine = e
+	return recovered
+}
+
+func (m *model) readPresence() tea.Cmd {
+	return call(m.link, protocol.ExtPresence, nil, func(m *model, v presenceList, err error) tea.Cmd {
+		if err == nil {
+			m.presence = v.Data
+		}
+		return nil
+	})
+}
+
+type presenceList struct {
+	Data []protocol.Presence `json:"data"`
+}
+
+// banner is the line about the connection or the engine, "" when all is well.
+func (m *model) banner() string {
+	if m.conn.state != connUp && m.conn.was {
+		down := max(int(m.now().Sub(m.conn.since).Seconds()), 0)
+		try := "trying again now"
+		if m.conn.state == connWaiting {
+			if s := int(m.conn.next.Sub(m.now()).Round(time.Second).Seconds()); s > 0 {
+				try = fmt.Sprintf("trying again in %d s", s)
+			}
+		}
+		return fmt.Sprintf("⟳ %s unreachable for %d s, %s   r now   d detach", m.host(), down, try)
+	}
+	if m.conn.state != connUp {
+		return ""
+	}
+	switch m.engine.State {
+	case "", "ready":
+		return ""
+	case "starting":
+		return "⟳ the " + m.engine.Kind + " engine is starting"
+	}
+	s := "▲ the " + m.engine.Kind + " engine " + map[string]string{"restarting": "is restarting", "failed": "has failed"}[m.engine.State]
+	if m.engine.Problem != "" {
+		s += ": " + text.CleanLine(m.engine.Problem)
+	}
+	for _, h := range m.engine.Hints {
+		s += " · " + text.CleanLine(h)
+	}
+	return s
+}
+
+// host is what to call the other end.
+func (m *model) host() string {
+	switch {
+	case m.session != nil && m.session.Host != "":
+		return text.CleanLine(m.session.Host)
+	case m.cfg.Host != "":
+		return text.CleanLine(m.cfg.Host)
+	}
+	return "this host"
+}
+
+// agentVersion is the server's version in its userAgent: "name/1.2.3 (…)".
+func agentVersion(agent string) string {
+	_, v, _ := strings.Cut(agent, "/")
+	v, _, _ = strings.Cut(v, " ")
+	return v
+}

@@ -1,0 +1,189 @@
+package tui
+
+import (
+	"time"
+
+	tea "charm.land/bubbletea/v2"
+	"github.com/google/uuid"
+
+	"towline/appserver/protocol"
+	"towline/appserver/tui/composer"
+)
+
+// quitWindow is how soon the second ctrl+c has to follow to leave.
+const quitWindow = 2 * time.Second
+
+// newID names a message of ours.
+func newID() string { return uuid.NewString() }
+
+// key decides who gets a key: what covers the conversation, then a question,
+// then the composer, then the conversation.
+func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
+	if m.notice.text != "" && !m.notice.bad {
+		m.notice = notice{}
+	}
+	s := k.String()
+	if m.conn.state == connWaiting && m.conn.was && m.screen == nil && m.comp.Empty() {
+		switch s {
+		case "r":
+			return m.retry()
+		case "d":
+			return m.leave()
+		}
+	}
+	if m.screen != nil {
+		if s == "ctrl+c" {
+			m.screen = nil
+			return nil
+		}
+		return m.screen.key(m, k)
+	}
+	if q := m.asking(); q != nil && m.role() >= protocol.RoleApprover && !m.midWord() {
+		if cmd, ok := m.askKey(q, k); ok {
+			return cmd
+		}
+		return m.chromeKey(k)
+	}
+	if s == "?" && m.comp.Empty() {
+		return m.chromeKey(k)
+	}
+	switch m.comp.Key(k) {
+	case composer.Send:
+		return m.submit()
+	case composer.Full:
+		m.say("that does not fit: the composer holds 4 MiB")
+		return nil
+	case composer.Handled:
+		return m.complete()
+	}
+	return m.chromeKey(k)
+}
+
+// midWord reports whether a key is more likely meant for the text being written
+// than for the question that has just come up.
+func (m *model) midWord() bool {
+	return !m.comp.Empty() && m.now().Sub(m.lastKey) < typingGrace
+}
+
+// chromeKey is for keys that are neither text nor answers.
+func (m *model) chromeKey(k tea.KeyPressMsg) tea.Cmd {
+	switch k.String() {
+	case "ctrl+c":
+		return m.ctrlC()
+	case "ctrl+d":
+		if m.comp.Empty() {
+			return m.leave()
+		}
+	case "esc":
+		return m.interrupt()
+	case "ctrl+t":
+		return m.openPicker()
+	case "ctrl+o":
+		m.openPager(m.tr.LastFoldable())
+	case "ctrl+l":
+		return tea.ClearScreen
+	case "?", "f1":
+		if m.comp.Empty() || k.String() == "f1" {
+			m.screen = &pager{title: "help", lines: helpLines}
+		}
+	case "pgup", "ctrl+pgup":
+		return m.scroll(-max(m.bodyHeight()-2, 1))
+	case "pgdown", "ctrl+pgdown":
+		return m.scroll(max(m.bodyHeight()-2, 1))
+	case "shift+up", "ctrl+up":
+		return m.scroll(-1)
+	case "shift+down", "ctrl+down":
+		return m.scroll(1)
+	case "home":
+		m.tr.Home()
+		return m.fetchOlder()
+	case "end":
+		m.tr.End()
+	}
+	return nil
+}
+
+// scroll moves the conversation and fetches more at its beginning.
+func (m *model) scroll(n int) tea.Cmd {
+	if m.tr.Scroll(n) && n < 0 {
+		return m.fetchOlder()
+	}
+	return nil
+}
+
+// ctrlC clears what is written, else stops the turn, else leaves at the second.
+func (m *model) ctrlC() tea.Cmd {
+	now := m.now()
+	switch {
+	case !m.comp.Empty():
+		m.comp.Clear()
+		m.say("cleared; up brings it back")
+		return nil
+	case m.working() && m.cur.turn != "" && m.conn.state == connUp && now.After(m.quitArm.Add(quitWindow)):
+		m.quitArm = now
+		return m.interrupt()
+	case now.Before(m.quitArm.Add(quitWindow)):
+		return m.leave()
+	}
+	m.quitArm = now
+	m.say("ctrl+c again to leave; the thread stays on %s", m.host())
+	return nil
+}
+
+func (m *model) paste(s string) {
+	if m.screen != nil {
+		m.screen.paste(m, s)
+		return
+	}
+	if q := m.asking(); q != nil && q.p.Typing() {
+		q.p.Paste(s)
+		return
+	}
+	if m.comp.Paste(s) == composer.Full {
+		m.say("that does not fit: the composer holds 4 MiB")
+	}
+}
+
+func (m *model) wheel(w tea.MouseWheelMsg) tea.Cmd {
+	n := 3
+	switch w.Button {
+	case tea.MouseWheelUp:
+		n = -3
+	case tea.MouseWheelDown:
+	default:
+		return nil
+	}
+	if m.screen != nil {
+		m.screen.wheel(m, n)
+		return nil
+	}
+	if q := m.asking(); q != nil && w.Y >= m.h-m.askHeight() && q.p.Wheel(n) {
+		return nil
+	}
+	return m.scroll(n)
+}
+
+// click opens what was clicked when there is more of it.
+func (m *model) click(c tea.MouseClickMsg) tea.Cmd {
+	if m.screen != nil || c.Button != tea.MouseLeft {
+		return nil
+	}
+	if id := m.tr.At(c.Y - m.top()); id != "" {
+		m.openPager(id)
+	}
+	return nil
+}
+
+// complete offers completions for what is under the cursor.
+func (m *model) complete() tea.Cmd {
+	kind, query := m.comp.Token()
+	switch kind {
+	case composer.Command:
+		m.comp.Offer(kind, query, slashChoices(query))
+	case composer.File:
+		return m.files.find(m, query)
+	default:
+		m.comp.Dismiss()
+	}
+	return nil
+}
