@@ -19,7 +19,8 @@ import (
 )
 
 // The tests here are named after the defects of the SSH library that were
-// reproduced before it was chosen. Each fails on the library as it is.
+// reproduced before it was chosen. Where the feature behind one is not offered,
+// the test holds that it stays refused.
 
 func windowChange(cols, rows uint32) []byte {
 	b := binary.BigEndian.AppendUint32(nil, cols)

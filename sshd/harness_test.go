@@ -345,3 +345,8 @@ func run(t testing.TB, cmd *exec.Cmd, stdin io.Reader) result {
 func (r result) String() string {
 	return fmt.Sprintf("status %d, stdout %q, stderr %q", r.status, r.stdout, r.stderr)
 }
+
+func opensshKeygen(t testing.TB, args ...string) *exec.Cmd {
+	t.Helper()
+	return exec.Command(program(t, "ssh-keygen"), args...)
+}
