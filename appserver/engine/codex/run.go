@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"towline/appserver/protocol"
@@ -76,6 +78,9 @@ func (e *Engine) Run(ctx context.Context) error {
 
 // serve joins or starts a server and returns when it is gone.
 func (e *Engine) serve(ctx context.Context) *fault {
+	if f := e.cfg.homeless(); f != nil {
+		return f
+	}
 	for _, socket := range e.running() {
 		w, err := attach(ctx, socket)
 		if err != nil {
@@ -101,6 +106,27 @@ func (e *Engine) serve(ctx context.Context) *fault {
 		url += socket
 	}
 	return e.own(ctx, path, url, socket)
+}
+
+// homeless reports a home that Codex would refuse: it makes the usual one
+// itself, but not one that somebody has named.
+func (c Config) homeless() *fault {
+	if c.home() == "" {
+		return &fault{
+			err: errors.New("where Codex keeps its things is unknown: neither CODEX_HOME nor HOME is set"), absent: true,
+			hints: []string{"set `home` under [engine.codex] in config.toml"},
+		}
+	}
+	if c.CodexHome == "" && getenv(c.Environ, "CODEX_HOME") == "" {
+		return nil
+	}
+	if _, err := os.Stat(c.home()); errors.Is(err, fs.ErrNotExist) {
+		return &fault{
+			err: fmt.Errorf("CODEX_HOME is %s, and there is no such folder", c.home()), absent: true,
+			hints: []string{"run `mkdir -p " + c.home() + "`, or leave CODEX_HOME unset to use ~/.codex"},
+		}
+	}
+	return nil
 }
 
 // running lists where a server may already answer: Codex's daemon, or one of

@@ -61,25 +61,30 @@ func plain(s string) string {
 	return strings.TrimSpace(s)
 }
 
+// logged matches what is not addressed to a person: a line of a log, or of a
+// stack backtrace.
+var logged = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT|Stack backtrace:|\d+: )`)
+
+// blamed matches the line in which a program says why it ends.
+var blamed = regexp.MustCompile(`(?i)^error\b:?\s*`)
+
 // verdict is the one line of a dead program's last words that says most: its
-// last "Error:" line with what caused it, or else the last line there is.
+// last that begins with "error", or else the last that is not from a log; ""
+// for none.
 func verdict(text string) string {
-	lines := strings.Split(text, "\n")
-	for i := len(lines) - 1; i >= 0; i-- {
-		rest, ok := strings.CutPrefix(strings.TrimSpace(lines[i]), "Error:")
-		if !ok {
-			rest, ok = strings.CutPrefix(strings.TrimSpace(lines[i]), "error:")
-		}
-		if ok {
-			return short(strings.TrimSpace(rest))
-		}
-	}
-	for i := len(lines) - 1; i >= 0; i-- {
-		if l := strings.TrimSpace(lines[i]); l != "" {
-			return short(l)
+	last, certain := "", false
+	for line := range strings.SplitSeq(text, "\n") {
+		line = strings.TrimSpace(line)
+		if m := blamed.FindString(line); m != "" {
+			if strings.Contains(m, ":") {
+				line = line[len(m):]
+			}
+			last, certain = line, true
+		} else if line != "" && !certain && !logged.MatchString(line) {
+			last = line
 		}
 	}
-	return ""
+	return short(last)
 }
 
 // short keeps a sentence readable on one line of a screen or two.
