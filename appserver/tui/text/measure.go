@@ -46,33 +46,56 @@ func Between(left, right string, width int) string {
 }
 
 // Wrap breaks plain text into lines of at most width cells, at spaces where it
-// can and inside words where it must. Newlines in s are kept. A line is never
-// empty of meaning: a cluster wider than width stands alone on its line.
+// can and inside words where it must. Newlines in s are kept. A cluster wider
+// than width stands alone on its line.
 func Wrap(s string, width int) []string {
-	if width < 1 {
-		width = 1
-	}
 	var out []string
-	for line := range strings.SplitSeq(s, "\n") {
-		out = wrapLine(out, line, width)
+	for _, r := range WrapRanges(s, width) {
+		out = append(out, s[r.Start:r.End])
 	}
 	return out
 }
 
-// wrapLine appends the wrapped line to out.
-func wrapLine(out []string, line string, width int) []string {
-	if len(line) <= width || Width(line) <= width { // no character has more cells than bytes
-		return append(out, line)
+// Range is a part of a string, in bytes.
+type Range struct{ Start, End int }
+
+// WrapRanges is Wrap for text whose styles are kept beside it: it says which
+// bytes of s each line shows.
+func WrapRanges(s string, width int) []Range {
+	if width < 1 {
+		width = 1
+	}
+	var out []Range
+	for start := 0; ; {
+		end := len(s)
+		if n := strings.IndexByte(s[start:], '\n'); n >= 0 {
+			end = start + n
+		}
+		out = wrapLine(out, s, Range{start, end}, width)
+		if end == len(s) {
+			return out
+		}
+		start = end + 1
+	}
+}
+
+// wrapLine appends the lines of the one line of s that lies in r.
+func wrapLine(out []Range, s string, r Range, width int) []Range {
+	if r.End-r.Start <= width || Width(s[r.Start:r.End]) <= width { // no character has more cells than bytes
+		return append(out, r)
+	}
+	trimmed := func(start, end int) Range {
+		return Range{start, start + len(strings.TrimRight(s[start:end], " "))}
 	}
 	var (
 		had   = len(out)
-		start int  // of the line being filled
-		cells int  // since start
-		cut   = -1 // where the line may be broken: after the last space that follows a word
-		word  bool // something but spaces since start
+		start = r.Start // of the line being filled
+		cells int       // since start
+		cut   = -1      // where the line may be broken: after the last space that follows a word
+		word  bool      // something but spaces since start
 	)
-	for i := 0; i < len(line); {
-		c, w := cluster(line[i:])
+	for i := start; i < r.End; {
+		c, w := cluster(s[i:r.End])
 		if cells+w <= width || i == start {
 			cells += w
 			i += len(c)
@@ -85,22 +108,43 @@ func wrapLine(out []string, line string, width int) []string {
 		}
 		end, next := i, i // this line's end, the next one's start
 		if c == " " {
-			for next < len(line) && line[next] == ' ' {
+			for next < r.End && s[next] == ' ' {
 				next++
 			}
 		} else if cut > start {
 			end, next = cut, cut
 		}
 		if word {
-			out = append(out, strings.TrimRight(line[start:end], " "))
+			out = append(out, trimmed(start, end))
 		}
 		start, cut, word = next, -1, false
 		i, cells = next, 0 // at most width cells are read twice
 	}
 	if word || len(out) == had {
-		out = append(out, strings.TrimRight(line[start:], " "))
+		out = append(out, trimmed(start, r.End))
 	}
 	return out
+}
+
+// ChopRanges breaks one line of plain text every width cells, wherever that is:
+// for code, whose spaces mean something.
+func ChopRanges(s string, width int) []Range {
+	width = max(width, 1)
+	if len(s) <= width || Width(s) <= width {
+		return []Range{{0, len(s)}}
+	}
+	var out []Range
+	start, cells := 0, 0
+	for i := 0; i < len(s); {
+		c, w := cluster(s[i:])
+		if cells+w > width && i > start {
+			out = append(out, Range{start, i})
+			start, cells = i, 0
+		}
+		cells += w
+		i += len(c)
+	}
+	return append(out, Range{start, len(s)})
 }
 
 // cluster is the first grapheme cluster of s and its width.

@@ -200,7 +200,7 @@ func report(cmd string, r result) string {
 
 // excerpt is the start of a command's output with how long it is.
 func excerpt(out string) string {
-	out = strings.TrimRight(out, "\n")
+	out = strings.TrimRight(strings.ReplaceAll(out, "\r\n", "\n"), "\n")
 	if strings.TrimSpace(out) == "" {
 		return "It printed nothing."
 	}
