@@ -52,7 +52,6 @@ func TestInputCloseFreesBothEnds(t *testing.T) {
 	in.Close()
 	in.Close()
 	<-pumped
-	_ = in.rest
 	if n, err := in.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read after Close: %d, %v", n, err)
 	}
