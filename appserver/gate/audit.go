@@ -3,6 +3,7 @@ package gate
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -98,6 +99,10 @@ func (a *Audit) resume(path string) error {
 		if _, err := a.f.Write([]byte("\n")); err != nil {
 			return fmt.Errorf("end the torn line of the audit file: %w", err)
 		}
+		if row, hash, ok := checkRow(tail); ok && row.Prev == a.prev { // only the newline was missing
+			a.seq, a.prev = row.Seq, hash
+			return nil
+		}
 		sum := sha256.Sum256(tail)
 		a.Record(auditTorn, access.Principal{}, slog.Int("bytes", len(tail)), slog.String("sha256", hex.EncodeToString(sum[:])))
 	}
@@ -128,7 +133,8 @@ func (a *Audit) Record(event string, p access.Principal, attrs ...slog.Attr) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err := a.appendLocked(event, p, attrs); err != nil {
-		a.log.LogAttrs(nil, slog.LevelError, "audit entry lost", append(attrs, slog.String("event", event), slog.Any("err", err))...) //nolint:staticcheck // slog accepts a nil context
+		a.log.LogAttrs(context.Background(), slog.LevelError, "audit entry lost",
+			append([]slog.Attr{slog.String("event", event), slog.Any("err", err)}, attrs...)...)
 	}
 }
 
@@ -188,7 +194,10 @@ func (a *Audit) appendLocked(event string, p access.Principal, attrs []slog.Attr
 	if line.Len() > maxAuditRow {
 		return fmt.Errorf("entry of %d bytes is too long", line.Len())
 	}
-	if _, err := a.f.Write(line.Bytes()); err != nil {
+	if n, err := a.f.Write(line.Bytes()); err != nil {
+		if st, serr := a.f.Stat(); n > 0 && serr == nil {
+			err = errors.Join(err, a.f.Truncate(st.Size()-int64(n))) // a full disk must not leave half a line
+		}
 		return err
 	}
 	a.seq, a.prev = a.seq+1, hash

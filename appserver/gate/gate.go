@@ -26,12 +26,15 @@
 //
 // # Locks
 //
-// Taken in this order, never the other way; nothing blocks or calls out of the
-// package under one of them except client.put, which does neither:
+// Taken in this order, never the other way:
 //
-//	client.mu → thread.mu → upstream.mu
-//	client.mu → ledger.mu
-//	Gate.mu (the registries) is taken alone.
+//	upstream.book → client.mu → thread.mu
+//	upstream.book → client.mu → ledger.mu
+//	upstream.book → question.save → ledger.mu
+//
+// upstream.mu and Gate.mu (the registries) are innermost. Under client.mu and
+// thread.mu nothing waits; client.put, which both call, never does. A book is
+// its connection's own, so recording an approval under it delays no one else.
 //
 // # Resumable streams
 //
@@ -159,19 +162,24 @@ type Gate struct {
 	log    *slog.Logger
 	secret string // starts every request id of the gate's own; clients cannot guess it
 	serial atomic.Int64
+	epoch  atomic.Int64 // counts engines lost, as far as the watcher can tell
+
+	watching atomic.Bool // the watcher is connected
 
 	ledger *ledger
 
 	mu       sync.Mutex // guards what follows
 	clients  map[*client]struct{}
 	threads  map[protocol.ThreadID]*thread
-	orphans  map[*upstream]struct{}
-	lastSeen map[string]protocol.ThreadID // last threads not yet in the store
-	forget   []protocol.ThreadID          // threads to clear from the store
+	orphans  map[*upstream]chan struct{}    // closed to end one
+	running  bool                           // Run runs
+	lastSeen map[string]protocol.ThreadID   // last threads not yet in the store
+	forget   map[protocol.ThreadID]struct{} // threads to clear from the store
+	active   map[protocol.ThreadID]bool     // threads that work; true: they wait for a person
 
-	presenceDirty chan struct{} // capacity 1
-	lastDirty     chan struct{} // capacity 1
-	own           sync.WaitGroup
+	own           sync.WaitGroup // orphans
+	presenceDirty chan struct{}  // capacity 1
+	lastDirty     chan struct{}  // capacity 1
 }
 
 // New makes a Gate. It does no I/O and starts nothing.
@@ -181,7 +189,8 @@ func New(cfg Config) *Gate {
 	g := &Gate{
 		cfg: cfg, log: cfg.Log, secret: "towline-gate-" + hex.EncodeToString(b[:]) + "-",
 		clients: make(map[*client]struct{}), threads: make(map[protocol.ThreadID]*thread),
-		orphans: make(map[*upstream]struct{}), lastSeen: make(map[string]protocol.ThreadID),
+		orphans: make(map[*upstream]chan struct{}), lastSeen: make(map[string]protocol.ThreadID),
+		forget: make(map[protocol.ThreadID]struct{}), active: make(map[protocol.ThreadID]bool),
 		presenceDirty: make(chan struct{}, 1), lastDirty: make(chan struct{}, 1),
 	}
 	if g.log == nil {

@@ -2,22 +2,294 @@ package gate
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"time"
 
+	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 )
 
-// Run follows the engine until ctx ends: the watcher, the broadcasts to
-// extension clients and the last-thread memory. It returns when all it started
-// has ended. Serve may be called before and while it runs.
-func (g *Gate) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
 // Serve carries one client until it leaves, ctx ends, or the engine closes the
 // connection; it owns s and closes it. Nil means the client left in good order;
-// rpc.ErrSlow that it did not read.
-func (g *Gate) Serve(ctx context.Context, s rpc.Stream, c Client) error {
-	<-ctx.Done()
-	return nil
+// rpc.ErrSlow that it did not read. Without an engine the client is told so in
+// answer to whatever it asks, and let go when there is one.
+func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
+	ctx, cancel := context.WithCancelCause(parent)
+	defer cancel(nil)
+	fs := &flushable{Stream: s}
+	c := g.newClient(who, rpc.NewOutbox(fs))
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		cancel(c.out.Run(ctx))
+	}()
+	defer func() {
+		c.out.Fail(rpc.ErrClosed)
+		_ = s.Close(context.Cause(ctx)) // the outbox may have told a reason before
+		<-wrote
+	}()
+
+	up, err := g.cfg.Engine.Connect(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return clientError(context.Cause(ctx))
+		}
+		return clientError(g.serveWithout(ctx, s, fs, c, err))
+	}
+	c.u = g.newUpstream(up, c)
+	g.mu.Lock()
+	g.clients[c] = struct{}{}
+	g.mu.Unlock()
+
+	// The engine connection outlives ctx by a moment, and as an orphan by more.
+	upCtx, upCancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	var left atomic.Bool
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		err := c.pumpDown(upCtx)
+		if !left.Load() {
+			fs.goodbye(ctx, c)
+			cancel(fmt.Errorf("%w: %w", errEngineGone, err))
+		}
+	}()
+	err = c.pumpUp(ctx, s)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	left.Store(true)
+	g.detach(c, err)
+	end := func() {
+		upCancel(rpc.ErrClosed)
+		_ = up.Close(rpc.ErrClosed) // nobody is left to tell
+		<-read
+		c.u.close(rpc.ErrClosed)
+	}
+	if parent.Err() != nil || !c.idle() || !g.adopt(c.u, read, end) {
+		end()
+	}
+	return clientError(err)
+}
+
+// clientError is nil for the ends that are no fault of anyone's.
+func clientError(err error) error {
+	if errors.Is(err, errEngineGone) {
+		return err
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, rpc.ErrClosed) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// pumpUp carries the client's messages until one side fails.
+func (c *client) pumpUp(ctx context.Context, s rpc.Stream) error {
+	for {
+		msg, err := s.Read(ctx)
+		if err != nil {
+			return err
+		}
+		if err := c.receive(ctx, msg); err != nil {
+			// The engine connection is broken: let its reader notice, which has the
+			// last messages to pass on and the reason.
+			_ = c.u.s.Close(err) // the write's error is the one to tell
+			<-ctx.Done()
+			return err
+		}
+	}
+}
+
+// pumpDown carries the engine's messages until its stream ends, or until an
+// orphaned connection is of no more use.
+func (c *client) pumpDown(ctx context.Context) error {
+	for {
+		msg, err := c.u.s.Read(ctx)
+		if err != nil {
+			return err
+		}
+		env, err := protocol.PeekTrusted(msg)
+		if err != nil {
+			c.put(msg) // not ours to judge: the client decides, as it would without us
+			continue
+		}
+		ev := classify(env, msg)
+		if c.u.observe(&ev) {
+			continue
+		}
+		if c.u.spent() {
+			return rpc.ErrClosed
+		}
+		c.deliver(ev)
+	}
+}
+
+// detach takes a client off the registry.
+func (g *Gate) detach(c *client, why error) {
+	g.mu.Lock()
+	delete(g.clients, c)
+	g.mu.Unlock()
+	denials := c.leave()
+	if c.attached() {
+		attrs := []slog.Attr{slog.Duration("after", time.Since(c.at).Round(time.Millisecond))}
+		if e := clientError(why); e != nil {
+			attrs = append(attrs, slog.String("why", e.Error()))
+		}
+		if denials > 0 {
+			attrs = append(attrs, slog.Int("deniedMore", denials))
+		}
+		g.audit("detach", c, attrs...)
+		g.presenceChanged()
+	}
+	g.log.Debug("client left", "conn", c.id, "err", why)
+}
+
+// adopt keeps the engine connection of a client that left while it alone saw
+// the start of something that runs, so that the person who comes back in a
+// moment finds the whole text. end ends it.
+func (g *Gate) adopt(u *upstream, read <-chan struct{}, end func()) bool {
+	u.book.Lock()
+	u.orphan = u.soleWitnessLocked()
+	keep := u.orphan
+	u.book.Unlock()
+	if !keep {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.running || len(g.orphans) >= maxOrphans {
+		return false
+	}
+	stop := make(chan struct{})
+	g.orphans[u] = stop
+	g.own.Go(func() {
+		select {
+		case <-read:
+		case <-stop:
+		}
+		end()
+		g.mu.Lock()
+		delete(g.orphans, u)
+		g.mu.Unlock()
+	})
+	return true
+}
+
+// spent reports whether an orphaned connection has done its duty.
+func (u *upstream) spent() bool {
+	u.book.Lock()
+	defer u.book.Unlock()
+	return u.orphan && !u.soleWitnessLocked()
+}
+
+// flushable is a client's stream that can tell when everything queued so far
+// was written.
+type flushable struct {
+	rpc.Stream
+	mark atomic.Pointer[flushMark]
+}
+
+// flushMark is queued like a message and never written. Only its address counts.
+type flushMark struct {
+	msg     []byte
+	written chan struct{}
+}
+
+func (f *flushable) Write(ctx context.Context, msg []byte) error {
+	if m := f.mark.Load(); m != nil && len(msg) > 0 && &msg[0] == &m.msg[0] {
+		close(m.written)
+		return nil
+	}
+	return f.Stream.Write(ctx, msg)
+}
+
+// goodbye waits until the client has been written all that is queued for it,
+// and last the engine's state if it understands that.
+func (f *flushable) goodbye(ctx context.Context, c *client) {
+	if c.extended() {
+		c.notify(protocol.NoteEngine, c.g.cfg.Engine.State())
+	}
+	m := &flushMark{msg: []byte{0}, written: make(chan struct{})}
+	f.mark.Store(m)
+	c.put(m.msg)
+	timer := time.NewTimer(flushTimeout)
+	defer timer.Stop()
+	select {
+	case <-m.written:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// serveWithout answers a client while there is no engine for it.
+func (g *Gate) serveWithout(parent context.Context, s rpc.Stream, fs *flushable, c *client, cause error) error {
+	g.log.Debug("client without an engine", "conn", c.id, "err", cause)
+	ctx, cancel := context.WithCancelCause(parent)
+	waited := make(chan struct{})
+	go func() {
+		defer close(waited)
+		g.awaitEngine(ctx)
+		fs.goodbye(ctx, c)
+		cancel(rpc.ErrClosed)
+	}()
+	defer func() { cancel(nil); <-waited }()
+	for {
+		msg, err := s.Read(ctx)
+		if err != nil {
+			return err
+		}
+		env, err := protocol.Peek(msg)
+		if err != nil || env.Kind != protocol.KindRequest {
+			continue
+		}
+		if c.local(ctx, env) {
+			continue
+		}
+		c.put(protocol.NewError(env.ID, noEngine(g.cfg.Engine.State(), cause)))
+	}
+}
+
+// awaitEngine returns when the engine is ready and has been for a moment, or
+// ctx ends.
+func (g *Gate) awaitEngine(ctx context.Context) {
+	const settle = 500 * time.Millisecond // a connection refused while ready must not make a busy loop
+	for {
+		changed := g.cfg.Engine.Changed()
+		var ready <-chan time.Time
+		if g.cfg.Engine.State().State == engineReady {
+			t := time.NewTimer(settle)
+			defer t.Stop()
+			ready = t.C
+		}
+		select {
+		case <-changed:
+		case <-ready:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// engineReady is the state in which an engine takes connections.
+const engineReady = "ready"
+
+// noEngine is the error requests get meanwhile: one sentence, then what to type.
+func noEngine(st protocol.EngineState, cause error) *protocol.Error {
+	text := st.Problem
+	if text == "" {
+		text = "the engine is " + st.State
+		if st.State == engineReady {
+			text = fmt.Sprintf("the engine took no connection: %v", cause)
+		}
+	}
+	for _, h := range st.Hints {
+		text += "; " + h
+	}
+	e := protocol.Internalf("%s", text)
+	e.Data = engineData(st)
+	return e
 }

@@ -1,0 +1,483 @@
+package gate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"towline/appserver/protocol"
+	"towline/config/store"
+)
+
+// ledger knows every question the engine asks. The engine sends one question to
+// every connection that watches its thread, under an id that is small, counted
+// per engine process, and starts again with the next; so neither a message nor
+// an id is a question. A question is what agrees in method, id, thread, turn,
+// item and start time (see identity).
+//
+// Questions to people are approval objects: stored when they open, stored with
+// who answered before the engine hears the answer, stored when they close.
+// Questions to programs (item/tool/call, …) are only counted, so that one
+// answer is passed on.
+type ledger struct {
+	g  *Gate
+	mu sync.Mutex // guards what follows, and every question's fields but its identity
+
+	all    map[string]*question
+	closed []string // identities of closed questions, oldest first
+	open   int
+	asked  map[*upstream]map[string]*question // by request id, as on the wire
+}
+
+// question is one request of the engine's.
+type question struct {
+	identity string
+	method   string
+	thread   protocol.ThreadID
+	turn     string
+
+	at      map[*upstream]json.RawMessage // where it stands open, with its id there
+	clients map[*client]bool              // who was shown it and may yet answer
+	object  *protocol.Approval            // nil when a program answers
+	done    bool                          // nothing more may be passed on
+	failure []byte                        // a program's error, passed on when nobody else is left to answer
+	lostAt  int64                         // serial at which its engine was lost; 0: it was not
+
+	save sync.Mutex // orders writes to the store; taken before ledger.mu
+}
+
+func newLedger(g *Gate) *ledger {
+	return &ledger{g: g, all: make(map[string]*question), asked: make(map[*upstream]map[string]*question)}
+}
+
+// identity is the same for two deliveries of one question. Params as a whole
+// are not compared: Codex leaves experimental members out for some clients.
+func identity(u *upstream, ev *event) string {
+	h := sha256.New()
+	part := func(b []byte) { h.Write(b); h.Write([]byte{0}) }
+	part([]byte(ev.Method))
+	part([]byte(idKey(ev.ID)))
+	for _, name := range []string{"threadId", "turnId", "itemId", "callId", "approvalId", "startedAtMs", "serverName", "conversationId"} {
+		part(protocol.Field(ev.Params, name))
+	}
+	if !protocol.IsApproval(ev.Method) {
+		// Nothing in some of these tells one engine process from the next.
+		part(protocol.IntID(u.epoch))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// opened books a question that arrived on u.
+func (l *ledger) opened(u *upstream, ev *event) *question {
+	id := identity(u, ev)
+	var item json.RawMessage
+	person := protocol.IsApproval(ev.Method)
+	if person {
+		if s := u.subs[protocol.ThreadID(ev.thread)]; s != nil && len(ev.item) > 0 {
+			item = s.t.itemJSON(ev.key(nil))
+		}
+	}
+	l.mu.Lock()
+	q := l.all[id]
+	fresh := q == nil || q.lostAt > 0 && u.serial > q.lostAt
+	changed := fresh
+	switch {
+	case q == nil:
+		q = &question{
+			identity: id, method: ev.Method, thread: protocol.ThreadID(ev.thread), turn: string(ev.turn),
+			at: make(map[*upstream]json.RawMessage), clients: make(map[*client]bool),
+		}
+		if person {
+			q.object = &protocol.Approval{
+				ID: uuid.NewString(), ThreadID: q.thread, RequestID: clone(ev.ID), Method: ev.Method, Params: clone(ev.Params),
+				State: protocol.ApprovalOpen, OpenedAt: time.Now().UnixMilli(),
+			}
+		}
+		l.makeRoomLocked()
+		l.all[id] = q
+		l.open++
+	case fresh: // the engine lives after all, or one that was joined outlived us
+		q.lostAt, q.done = 0, false
+		if q.object != nil {
+			q.object.State, q.object.ClosedAt, q.object.By, q.object.Result = protocol.ApprovalOpen, 0, nil, nil
+		}
+		l.open++
+	}
+	if q.object != nil && q.object.Item == nil && item != nil {
+		q.object.Item, changed = item, true
+	}
+	q.at[u] = clone(ev.ID)
+	if l.asked[u] == nil {
+		l.asked[u] = make(map[string]*question)
+	}
+	l.asked[u][idKey(ev.ID)] = q
+	l.mu.Unlock()
+	if person && changed {
+		l.record(q)
+	}
+	if person && fresh {
+		l.announce(protocol.NoteApprovalOpened, q)
+		l.audit("approval opened", q, nil)
+	}
+	return q
+}
+
+func clone(b json.RawMessage) json.RawMessage { return append(json.RawMessage(nil), b...) }
+
+// makeRoomLocked keeps the number of questions bounded: the closed ones that
+// were remembered longest go first, an engine that floods loses its oldest.
+func (l *ledger) makeRoomLocked() {
+	for len(l.closed) > maxQuestions {
+		if q := l.all[l.closed[0]]; q != nil && q.done {
+			delete(l.all, q.identity)
+		}
+		l.closed = l.closed[1:]
+	}
+	if l.open < maxQuestions {
+		return
+	}
+	for _, q := range l.all {
+		if !q.done {
+			l.closeLocked(q, protocol.ApprovalGone)
+			return
+		}
+	}
+}
+
+func (l *ledger) closeLocked(q *question, state string) {
+	if q.done {
+		return
+	}
+	q.done = true
+	l.open--
+	l.closed = append(l.closed, q.identity)
+	if q.object != nil && q.object.State == protocol.ApprovalOpen {
+		q.object.State, q.object.ClosedAt = state, time.Now().UnixMilli()
+	}
+}
+
+// shown notes that a client was shown a question.
+func (l *ledger) shown(q *question, c *client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q.clients[c] = true
+}
+
+// resolved is the engine's word, on u, that a question is closed. When nobody
+// answered through us and its turn goes on, somebody answered elsewhere: a
+// plain codex on the same daemon.
+func (l *ledger) resolved(u *upstream, id json.RawMessage) {
+	l.mu.Lock()
+	q := l.asked[u][idKey(id)]
+	if q == nil {
+		l.mu.Unlock()
+		return
+	}
+	delete(l.asked[u], idKey(id))
+	delete(q.at, u)
+	was := !q.done
+	l.closeLocked(q, protocol.ApprovalAnswered)
+	l.mu.Unlock()
+	if was {
+		l.closedElsewhere(q)
+	}
+}
+
+// turnEnded closes what the turn left open. A question without a turn stays.
+func (l *ledger) turnEnded(thread protocol.ThreadID, turn string) {
+	if turn != "" {
+		l.goneIf(func(q *question) bool { return q.thread == thread && q.turn == turn })
+	}
+}
+
+// threadIdle is [ledger.turnEnded] from the thread's status, for threads whose
+// turn/completed nobody was there to see.
+func (l *ledger) threadIdle(thread protocol.ThreadID) {
+	l.goneIf(func(q *question) bool { return q.thread == thread && q.turn != "" })
+}
+
+// threadClosed closes whatever the thread left open.
+func (l *ledger) threadClosed(thread protocol.ThreadID) {
+	l.goneIf(func(q *question) bool { return q.thread == thread })
+}
+
+// engineLost closes the questions that stand open nowhere. They open again when
+// the engine turns out to have survived.
+func (l *ledger) engineLost() {
+	at := l.g.serial.Add(1)
+	l.goneIf(func(q *question) bool {
+		if len(q.at) > 0 {
+			return false
+		}
+		q.lostAt = at
+		return true
+	})
+}
+
+func (l *ledger) goneIf(match func(*question) bool) {
+	l.mu.Lock()
+	if l.open == 0 {
+		l.mu.Unlock()
+		return
+	}
+	var gone []*question
+	for _, q := range l.all {
+		if !q.done && match(q) {
+			l.closeLocked(q, protocol.ApprovalGone)
+			gone = append(gone, q)
+		}
+	}
+	l.mu.Unlock()
+	for _, q := range gone {
+		l.closedElsewhere(q)
+	}
+}
+
+func (l *ledger) closedElsewhere(q *question) {
+	if q.object == nil {
+		return
+	}
+	l.record(q)
+	l.announce(protocol.NoteApprovalClosed, q)
+	l.audit("approval closed", q, nil)
+}
+
+// left takes an engine connection off the books. A question that stood open
+// there alone is lost with its engine, unless the watcher still has one.
+func (l *ledger) left(u *upstream) {
+	l.mu.Lock()
+	for _, q := range l.asked[u] {
+		delete(q.at, u)
+	}
+	delete(l.asked, u)
+	l.mu.Unlock()
+	if u.epoch != l.g.epoch.Load() || !l.g.watching.Load() {
+		l.engineLost()
+	}
+}
+
+// dismissed is called when a client leaves: that never answers a question to a
+// person, and for a program it is no answer either.
+func (l *ledger) dismissed(c *client) {
+	c.mu.Lock()
+	var mine []*question
+	for _, a := range c.asked {
+		mine = append(mine, a.q)
+	}
+	c.mu.Unlock()
+	for _, q := range mine {
+		l.mu.Lock()
+		delete(q.clients, c)
+		u, msg := l.failureLocked(q)
+		l.mu.Unlock()
+		if u != nil {
+			u.send(msg)
+		}
+	}
+}
+
+// failureLocked returns the error to pass on when every program that was asked
+// has failed or left, and where to.
+func (l *ledger) failureLocked(q *question) (*upstream, []byte) {
+	if q.done || q.failure == nil || len(q.clients) > 0 {
+		return nil, nil
+	}
+	for u := range q.at {
+		l.closeLocked(q, "")
+		return u, q.failure
+	}
+	return nil, nil
+}
+
+// program takes a program's answer and says whether it is the one to pass on.
+// An error waits for the others that were asked: of several clients on a thread
+// perhaps one knows the tool.
+func (l *ledger) program(q *question, c *client, env protocol.Envelope, msg []byte) (pass bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q.done {
+		return false
+	}
+	delete(q.clients, c)
+	if env.Kind == protocol.KindError && len(q.clients) > 0 {
+		q.failure = msg
+		return false
+	}
+	l.closeLocked(q, "")
+	return true
+}
+
+// win claims a question for an answer. When it returns nil the answer is in the
+// store and nobody else's counts; errSettled, with the object, when it came too
+// late.
+func (l *ledger) win(q *question, by protocol.Presence, result json.RawMessage) (protocol.Approval, error) {
+	l.mu.Lock()
+	if q.done {
+		defer l.mu.Unlock()
+		return *q.object, errSettled
+	}
+	by.You = false
+	q.object.By, q.object.Result = &by, clone(result)
+	l.closeLocked(q, protocol.ApprovalAnswered)
+	a := *q.object
+	l.mu.Unlock()
+	if err := l.record(q); err != nil {
+		l.reopen(q)
+		return a, err
+	}
+	return a, nil
+}
+
+// reopen takes an answer back that did not reach the engine.
+func (l *ledger) reopen(q *question) {
+	l.mu.Lock()
+	q.done = false
+	l.open++
+	q.object.State, q.object.ClosedAt, q.object.By, q.object.Result = protocol.ApprovalOpen, 0, nil, nil
+	l.mu.Unlock()
+	_ = l.record(q) // logged there
+}
+
+// passed tells everyone about an answer the engine has been given.
+func (l *ledger) passed(q *question, by *client) {
+	l.announce(protocol.NoteApprovalClosed, q)
+	l.audit("approval answered", q, by)
+}
+
+// snapshot returns the object as it is now.
+func (l *ledger) snapshot(q *question) protocol.Approval {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return *q.object
+}
+
+// byID finds an open question by its object's id.
+func (l *ledger) byID(id string) *question {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range l.all {
+		if q.object != nil && q.object.ID == id {
+			return q
+		}
+	}
+	return nil
+}
+
+// where returns a connection on which the question stands open, preferring the
+// given one, and its id there.
+func (l *ledger) where(q *question, prefer *upstream) (*upstream, json.RawMessage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if id, ok := q.at[prefer]; ok {
+		return prefer, id
+	}
+	for u, id := range q.at {
+		if u.client == nil {
+			return u, id
+		}
+	}
+	for u, id := range q.at {
+		return u, id
+	}
+	return nil, nil
+}
+
+// record writes the object as it is now to the store.
+func (l *ledger) record(q *question) error {
+	q.save.Lock()
+	defer q.save.Unlock()
+	a := l.snapshot(q)
+	row := store.Approval{
+		ID: a.ID, Identity: q.identity, ThreadID: string(a.ThreadID), TurnID: q.turn, ItemID: protocol.StringField(a.Params, "itemId"),
+		RequestID: a.RequestID, Method: a.Method, Params: a.Params, Item: a.Item, State: a.State,
+		OpenedAt: a.OpenedAt, ClosedAt: a.ClosedAt, Result: a.Result,
+	}
+	if a.By != nil {
+		row.By, _ = json.Marshal(a.By) // strings and numbers only
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
+	if err := l.g.cfg.Store.PutApproval(ctx, row); err != nil {
+		l.g.log.Error("approval not recorded", "approval", a.ID, "state", a.State, "err", err)
+		return err
+	}
+	return nil
+}
+
+func approvalOf(row store.Approval) protocol.Approval {
+	a := protocol.Approval{
+		ID: row.ID, ThreadID: protocol.ThreadID(row.ThreadID), RequestID: row.RequestID, Method: row.Method, Params: row.Params,
+		Item: row.Item, State: row.State, OpenedAt: row.OpenedAt, ClosedAt: row.ClosedAt, Result: row.Result,
+	}
+	if row.By != nil {
+		a.By = new(protocol.Presence)
+		if json.Unmarshal(row.By, a.By) != nil {
+			a.By = nil
+		}
+	}
+	return a
+}
+
+// restore takes over what an earlier process left open. Its engine is gone
+// unless it was a daemon we had joined; then the questions come again and open
+// the same objects.
+func (l *ledger) restore(ctx context.Context) error {
+	rows, err := l.g.cfg.Store.Approvals(ctx, store.ApprovalFilter{State: store.StateOpen, Limit: maxQuestions})
+	if err != nil {
+		return err
+	}
+	var gone []*question
+	l.mu.Lock()
+	for _, row := range rows {
+		if l.all[row.Identity] != nil {
+			continue // it came again before we looked
+		}
+		a := approvalOf(row)
+		q := &question{
+			identity: row.Identity, method: row.Method, thread: a.ThreadID, turn: row.TurnID, object: &a, lostAt: 1,
+			at: make(map[*upstream]json.RawMessage), clients: make(map[*client]bool),
+		}
+		l.all[q.identity] = q
+		l.open++
+		l.closeLocked(q, protocol.ApprovalGone)
+		gone = append(gone, q)
+	}
+	l.mu.Unlock()
+	for _, q := range gone {
+		l.closedElsewhere(q)
+	}
+	return nil
+}
+
+func (l *ledger) announce(method string, q *question) {
+	a := l.snapshot(q)
+	l.g.broadcast(method, func(c *client) any {
+		own := a
+		if own.By != nil && own.By.ID == c.id {
+			by := *own.By
+			by.You = true
+			own.By = &by
+		}
+		return struct {
+			Approval protocol.Approval `json:"approval"`
+		}{own}
+	})
+}
+
+func (l *ledger) audit(event string, q *question, by *client) {
+	a := l.snapshot(q)
+	attrs := []slog.Attr{
+		slog.String("approval", a.ID), slog.String("thread", string(a.ThreadID)),
+		slog.String("method", a.Method), slog.String("state", a.State),
+	}
+	if a.Result != nil {
+		attrs = append(attrs, slog.String("decision", decisionOf(a.Method, a.Result)))
+	}
+	l.g.audit(event, by, attrs...)
+}

@@ -1,0 +1,409 @@
+package gate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+)
+
+// Times of the watcher.
+const (
+	// watchTimeout bounds one request of the watcher's.
+	watchTimeout = 20 * time.Second
+	// idleLinger is how long a thread stays watched after it went idle: its last
+	// messages follow the status, and the next turn often does too. The engine
+	// unloads a thread 60 s after its last watcher left.
+	idleLinger = 2 * time.Second
+	// A thread cannot be resumed before its first turn is on disk, a few
+	// milliseconds after it became active.
+	resumeFirst, resumeMax = 20 * time.Millisecond, 2 * time.Second
+	// maxResumes ends that: a thread that cannot be resumed after so many tries
+	// is one of those that never can (an ephemeral one).
+	maxResumes = 12
+	// Reconnecting to an engine that should be there.
+	reconnectFirst, reconnectMax = 50 * time.Millisecond, 5 * time.Second
+)
+
+// Run follows the engine until ctx ends: the watcher, the broadcasts to
+// extension clients and the last-thread memory. It returns when all it started
+// has ended. Serve may be called before and while it runs.
+func (g *Gate) Run(ctx context.Context) error {
+	if err := g.ledger.restore(ctx); err != nil {
+		return fmt.Errorf("restore approvals: %w", err)
+	}
+	g.mu.Lock()
+	g.running = true
+	g.mu.Unlock()
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return g.watch(ctx) })
+	eg.Go(func() error { return g.tellPresence(ctx) })
+	eg.Go(func() error { return g.tellEngine(ctx) })
+	eg.Go(func() error { return g.keepLast(ctx) })
+	err := eg.Wait()
+	g.mu.Lock()
+	g.running = false
+	for _, stop := range g.orphans {
+		close(stop)
+	}
+	g.mu.Unlock()
+	g.own.Wait()
+	return err
+}
+
+// watch keeps a watcher connected as long as there is an engine.
+func (g *Gate) watch(ctx context.Context) error {
+	delay := reconnectFirst
+	for ctx.Err() == nil {
+		changed := g.cfg.Engine.Changed()
+		began := time.Now()
+		err := g.watchOnce(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		g.log.Debug("watcher lost its connection", "err", err)
+		if time.Since(began) > reconnectMax {
+			delay = reconnectFirst
+		}
+		t := time.NewTimer(delay + rand.N(delay/4+1))
+		select {
+		case <-t.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		delay = min(delay*2, reconnectMax)
+	}
+	return nil
+}
+
+// watcher is one engine connection of the gate's own. It subscribes to threads
+// while they work and answers nothing.
+type watcher struct {
+	g      *Gate
+	u      *upstream
+	events chan struct{} // capacity 1: something in wanted changed
+
+	// Written by the reader, read by the worker, under Gate.mu.
+	threads map[protocol.ThreadID]*watched
+}
+
+type watched struct {
+	active    bool
+	ephemeral bool // cannot be resumed by anyone
+	idleSince time.Time
+	on        bool // subscribed
+	tries     int
+	next      time.Time // of the next try
+}
+
+func (g *Gate) watchOnce(ctx context.Context) error {
+	s, err := g.cfg.Engine.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	w := &watcher{g: g, u: g.newUpstream(s, nil), events: make(chan struct{}, 1), threads: make(map[protocol.ThreadID]*watched)}
+	g.watching.Store(true)
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return w.read(ctx) })
+	eg.Go(func() error {
+		defer func() { _ = s.Close(rpc.ErrClosed) }() // unblocks the reader
+		return w.work(ctx)
+	})
+	err = eg.Wait()
+	// The order matters: connections that end from here on know by the epoch
+	// that their engine is gone.
+	g.watching.Store(false)
+	g.epoch.Add(1)
+	g.mu.Lock()
+	clear(g.active)
+	g.mu.Unlock()
+	w.u.close(rpc.ErrClosed)
+	g.ledger.engineLost()
+	return err
+}
+
+func (w *watcher) read(ctx context.Context) error {
+	for {
+		msg, err := w.u.s.Read(ctx)
+		if err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		env, err := protocol.PeekTrusted(msg)
+		if err != nil {
+			continue
+		}
+		ev := classify(env, msg)
+		if w.u.observe(&ev) {
+			continue
+		}
+		switch ev.what {
+		case whatStatus:
+			w.status(protocol.ThreadID(ev.thread), protocol.Field(ev.Params, "status"))
+		case whatThreadStarted:
+			thread := protocol.Field(ev.Params, "thread")
+			if string(protocol.Field(thread, "ephemeral")) == "true" {
+				w.ephemeral(protocol.ThreadID(ev.thread))
+			}
+			w.status(protocol.ThreadID(ev.thread), protocol.Field(thread, "status"))
+		case whatThreadClosed:
+			w.forget(protocol.ThreadID(ev.thread))
+		}
+	}
+}
+
+func (w *watcher) thread(id protocol.ThreadID) *watched {
+	t := w.threads[id]
+	if t == nil {
+		t = new(watched)
+		w.threads[id] = t
+	}
+	return t
+}
+
+func (w *watcher) ephemeral(id protocol.ThreadID) {
+	w.g.mu.Lock()
+	defer w.g.mu.Unlock()
+	w.thread(id).ephemeral = true
+}
+
+func (w *watcher) forget(id protocol.ThreadID) {
+	w.g.mu.Lock()
+	defer w.g.mu.Unlock()
+	delete(w.threads, id)
+	delete(w.g.active, id)
+}
+
+// status books what a thread does now. The watcher's stream alone decides that:
+// others may be a moment behind and would turn it back.
+func (w *watcher) status(id protocol.ThreadID, raw json.RawMessage) {
+	var st protocol.ThreadStatus
+	if id == "" || json.Unmarshal(raw, &st) != nil {
+		return
+	}
+	w.g.mu.Lock()
+	t := w.thread(id)
+	switch st.Type {
+	case protocol.StatusActive:
+		if !t.active {
+			t.active, t.tries, t.next = true, 0, time.Time{}
+		}
+		w.g.active[id] = len(st.ActiveFlags) > 0
+	case protocol.StatusNotLoaded:
+		delete(w.threads, id)
+		delete(w.g.active, id)
+	default:
+		if t.active {
+			t.active, t.idleSince = false, time.Now()
+		}
+		delete(w.g.active, id)
+		if !t.on && !t.ephemeral {
+			delete(w.threads, id)
+		}
+	}
+	w.g.mu.Unlock()
+	if st.Type != protocol.StatusActive {
+		w.g.ledger.threadIdle(id)
+	}
+	poke(w.events)
+}
+
+// working counts threads that work, and those of them that wait for a person.
+func (g *Gate) working() (working, waiting int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, waits := range g.active {
+		if waits {
+			waiting++
+		}
+	}
+	return len(g.active), waiting
+}
+
+// work does the handshake, finds out what runs already, and then subscribes and
+// unsubscribes as the threads' states change.
+func (w *watcher) work(ctx context.Context) error {
+	err := w.call(ctx, "initialize", map[string]any{
+		"clientInfo":   map[string]string{"name": "towline-watcher", "title": "Towline", "version": w.g.cfg.Version},
+		"capabilities": map[string]bool{"experimentalApi": true},
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("initialize: %w", err)
+	}
+	if msg, err := protocol.NewNotification("initialized", nil, 0); err == nil {
+		if err := w.u.s.Write(ctx, msg); err != nil {
+			return err
+		}
+	}
+	if err := w.survey(ctx); err != nil {
+		return err
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-w.events:
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil
+		}
+		next, err := w.settle(ctx)
+		if err != nil {
+			return err
+		}
+		timer.Reset(next)
+	}
+}
+
+// survey books the threads that were loaded before the watcher came.
+func (w *watcher) survey(ctx context.Context) error {
+	const most = 1000 // what a host could sensibly have loaded
+	var loaded struct {
+		Data []protocol.ThreadID `json:"data"`
+	}
+	if err := w.call(ctx, "thread/loaded/list", map[string]int{"limit": most}, &loaded); err != nil {
+		return fmt.Errorf("list loaded threads: %w", err)
+	}
+	for _, id := range loaded.Data {
+		var r struct {
+			Thread struct {
+				Status    json.RawMessage `json:"status"`
+				Ephemeral bool            `json:"ephemeral"`
+			} `json:"thread"`
+		}
+		if err := w.call(ctx, "thread/read", map[string]any{"threadId": id, "includeTurns": false}, &r); err != nil {
+			if ctx.Err() != nil || !refused(err) {
+				return fmt.Errorf("read thread: %w", err)
+			}
+			continue // it was closed meanwhile
+		}
+		if r.Thread.Ephemeral {
+			w.ephemeral(id)
+		}
+		w.g.mu.Lock()
+		_, known := w.threads[id]
+		w.g.mu.Unlock()
+		if !known || r.Thread.Ephemeral { // a broadcast is newer than this answer may be
+			w.status(id, r.Thread.Status)
+		}
+	}
+	return nil
+}
+
+// settle does what is due and says when it wants to be called again at the
+// latest.
+func (w *watcher) settle(ctx context.Context) (next time.Duration, err error) {
+	next = time.Hour
+	for {
+		now := time.Now()
+		var id protocol.ThreadID
+		var method string
+		w.g.mu.Lock()
+		for k, t := range w.threads {
+			due := time.Duration(-1)
+			m := ""
+			switch {
+			case t.active && !t.on && !t.ephemeral && t.tries < maxResumes:
+				due, m = t.next.Sub(now), "thread/resume"
+			case !t.active && t.on:
+				due, m = t.idleSince.Add(idleLinger).Sub(now), "thread/unsubscribe"
+			default:
+				continue
+			}
+			if due <= 0 {
+				id, method = k, m
+				break
+			}
+			next = min(next, due)
+		}
+		w.g.mu.Unlock()
+		if method == "" {
+			return next, nil
+		}
+		if err := w.turn(ctx, id, method); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// turn subscribes or unsubscribes one thread. The books follow on the reader's
+// side, at the point of the stream where the answer stands.
+func (w *watcher) turn(ctx context.Context, id protocol.ThreadID, method string) error {
+	on := method == "thread/resume"
+	params := map[string]any{"threadId": id}
+	if on {
+		params["excludeTurns"] = true
+	}
+	err := w.callThen(ctx, method, params, func(protocol.Envelope) {
+		if on {
+			w.u.subscribe(id)
+		} else {
+			w.u.unsubscribe(id)
+		}
+	})
+	if err != nil && !refused(err) {
+		return err
+	}
+	w.g.mu.Lock()
+	defer w.g.mu.Unlock()
+	t := w.threads[id]
+	switch {
+	case t == nil: // closed meanwhile
+	case on && err != nil:
+		delay := min(resumeFirst<<t.tries, resumeMax)
+		t.tries++
+		t.next = time.Now().Add(delay)
+		if t.tries == maxResumes {
+			w.g.log.Debug("thread cannot be watched", "thread", id, "err", err)
+		}
+	case on:
+		t.on, t.tries = true, 0
+		if !t.active {
+			t.idleSince = time.Now()
+		}
+	default:
+		t.on = false
+		if !t.active && !t.ephemeral {
+			delete(w.threads, id)
+		}
+	}
+	return nil
+}
+
+// call sends a request of the watcher's and waits for its answer.
+func (w *watcher) call(ctx context.Context, method string, params, result any) error {
+	var raw json.RawMessage
+	if err := w.callThen(ctx, method, params, func(env protocol.Envelope) { raw = env.Result }); err != nil {
+		return err
+	}
+	if result == nil {
+		return nil
+	}
+	return json.Unmarshal(raw, result)
+}
+
+// callThen is call with a look at a good answer in its place in the stream.
+func (w *watcher) callThen(ctx context.Context, method string, params any, then func(protocol.Envelope)) error {
+	ctx, cancel := context.WithTimeout(ctx, watchTimeout)
+	defer cancel()
+	answer := make(chan error, 1)
+	w.u.call(method, params, func(env protocol.Envelope) {
+		err := errOf(env)
+		if err == nil {
+			then(env)
+		}
+		answer <- err
+	})
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
