@@ -116,3 +116,17 @@ func (h *History) Records() []Record {
 // Add applies a record as reading it from a file would: for threads that are
 // kept in memory only, and for those open for writing.
 func (h *History) Add(r Record) { h.apply(&r) }
+
+// NewHistory is the history of a thread that begins with recs. It is what Read
+// returns for a thread Created with the same arguments.
+func NewHistory(m Meta, s Settings, recs ...Record) *History {
+	h := new(History)
+	h.apply(&Record{Type: recThread, Thread: &m, AtMs: m.CreatedAtMs})
+	set := SetSettings(s)
+	set.AtMs = m.CreatedAtMs
+	h.apply(&set)
+	for i := range recs {
+		h.apply(&recs[i])
+	}
+	return h
+}

@@ -1,0 +1,292 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+)
+
+// conn is one client.
+type conn struct {
+	e    *Engine
+	peer *rpc.Peer
+	// ctx is the connection's lifetime; what the client started dies with it.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	queue chan *rpc.Request // requests that run in order; never full, see rpc.MaxInFlight
+	work  sync.WaitGroup    // requests that run beside, and processes
+
+	mu       sync.Mutex // guards what follows
+	ready    bool       // initialize was answered
+	client   protocol.ClientInfo
+	optOut   map[string]bool
+	procs    map[string]*process // command/exec and process/spawn, by kind and the client's id
+	searches map[string]*searching
+}
+
+func newConn(e *Engine, s rpc.Stream) *conn {
+	c := &conn{
+		e: e, queue: make(chan *rpc.Request, rpc.MaxInFlight+1),
+		procs: make(map[string]*process), searches: make(map[string]*searching),
+	}
+	c.ctx, c.cancel = context.WithCancelCause(e.life)
+	c.peer = rpc.NewPeer(&answers{Stream: s, c: c}, c)
+	return c
+}
+
+// serve carries the client until it leaves, and cleans up after it.
+func (c *conn) serve() {
+	c.work.Go(c.inOrder)
+	err := c.peer.Serve(c.ctx)
+	c.cancel(err)
+	c.e.wire.Lock()
+	delete(c.e.conns, c)
+	c.e.wire.Unlock()
+	for _, l := range c.e.loaded() {
+		l.unsubscribe(c)
+	}
+	c.work.Wait()
+	c.e.log.Debug("client left", "client", c.name(), "cause", err)
+}
+
+// inOrder runs the requests whose order matters.
+func (c *conn) inOrder() {
+	for {
+		select {
+		case r := <-c.queue:
+			c.answer(r, c.e.methods[r.Method].run)
+		case <-c.ctx.Done():
+			return
+		}
+	}
+}
+
+// Request implements rpc.Handler.
+func (c *conn) Request(_ context.Context, r *rpc.Request) {
+	if r.Method == "initialize" {
+		c.initialize(r)
+		return
+	}
+	if !c.isReady() {
+		r.Fail(protocol.Errorf("Not initialized"))
+		return
+	}
+	m, known := c.e.methods[r.Method]
+	switch {
+	case !known:
+		r.Fail(c.e.unknownMethod(r.Method))
+	case r.Params == nil && !m.noParams:
+		r.Fail(protocol.Errorf("Invalid request: missing field `params`"))
+	case m.beside:
+		c.work.Go(func() { c.answer(r, m.run) })
+	default:
+		c.queue <- r
+	}
+}
+
+// Notification implements rpc.Handler. Clients have nothing to tell that way:
+// initialized is not enforced by Codex, and the rest is unknown.
+func (c *conn) Notification(context.Context, string, json.RawMessage) {}
+
+// answer runs a handler. A panic in it is one failed request, not the end of
+// everybody's engine.
+func (c *conn) answer(r *rpc.Request, run handler) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.e.log.Error("request panicked", "method", r.Method, "panic", p, "stack", stack())
+			r.Fail(protocol.Internalf("%s failed inside the engine", r.Method))
+		}
+	}()
+	switch result, err := run(c, r); {
+	case errors.Is(err, errLater):
+	case err != nil:
+		r.Fail(err)
+	default:
+		r.Reply(result)
+	}
+}
+
+// errLater says that a handler has seen to it that the answer comes by itself.
+var errLater = errors.New("answered later")
+
+func stack() string {
+	buf := make([]byte, 16<<10)
+	return string(buf[:runtime.Stack(buf, false)])
+}
+
+func (c *conn) isReady() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready
+}
+
+func (c *conn) name() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.client.Name
+}
+
+// codexVersion is the release whose protocol this engine follows.
+const codexVersion = "0.169.0"
+
+func (c *conn) initialize(r *rpc.Request) {
+	var p protocol.InitializeParams
+	if err := decode(r, &p, "clientInfo"); err != nil {
+		r.Fail(err)
+		return
+	}
+	if err := needs(protocol.Field(r.Params, "clientInfo"), "name", "version"); err != nil {
+		r.Fail(err)
+		return
+	}
+	c.mu.Lock()
+	if c.ready {
+		c.mu.Unlock()
+		r.Fail(protocol.Errorf("Already initialized"))
+		return
+	}
+	c.ready = true
+	c.client = p.ClientInfo
+	if caps := p.Capabilities; caps != nil {
+		c.optOut = make(map[string]bool, len(caps.OptOutNotificationMethods))
+		for _, m := range caps.OptOutNotificationMethods {
+			c.optOut[m] = true
+		}
+	}
+	c.mu.Unlock()
+	r.Reply(protocol.Initialized{
+		UserAgent: c.userAgent(p.ClientInfo), CodexHome: c.e.cfg.Home,
+		PlatformFamily: "unix", PlatformOS: platformOS(),
+	})
+	c.notify("remoteControl/status/changed", c.e.remoteControl())
+}
+
+// userAgent names a protocol version a stock client does not find older than
+// its own: this engine follows the protocol, not one release of the CLI.
+func (c *conn) userAgent(ci protocol.ClientInfo) string {
+	v := codexVersion
+	if strings.HasPrefix(ci.Name, "codex") && newer(ci.Version, v) {
+		v = ci.Version
+	}
+	return fmt.Sprintf("%s/%s (%s; %s) towline/%s (%s; %s)", ci.Name, v, runtime.GOOS, runtime.GOARCH, c.e.cfg.Version, ci.Name, ci.Version)
+}
+
+// newer compares versions of the form N.N.N and whatever follows.
+func newer(a, b string) bool {
+	parse := func(s string) (v [3]int, ok bool) {
+		n, _ := fmt.Sscanf(s, "%d.%d.%d", &v[0], &v[1], &v[2])
+		return v, n == 3
+	}
+	x, okx := parse(a)
+	y, oky := parse(b)
+	return okx && oky && slices.Compare(x[:], y[:]) > 0
+}
+
+func platformOS() string {
+	if runtime.GOOS == "darwin" {
+		return "macos"
+	}
+	return runtime.GOOS
+}
+
+// notify sends a notification to this client only.
+func (c *conn) notify(method string, params any) {
+	msg, err := protocol.NewNotification(method, params, c.e.now().UnixMilli())
+	if err != nil {
+		c.e.log.Error("notification not encoded", "method", method, "err", err)
+		return
+	}
+	c.send(method, msg)
+}
+
+// send queues an encoded notification unless the client does not want it.
+func (c *conn) send(method string, msg []byte) {
+	c.mu.Lock()
+	want := c.ready && !c.optOut[method]
+	c.mu.Unlock()
+	if want {
+		_ = c.peer.Send(msg) // a client that is gone misses nothing it could still see
+	}
+}
+
+// broadcast sends a notification to every initialized client.
+func (e *Engine) broadcast(method string, params any) {
+	msg, err := protocol.NewNotification(method, params, e.now().UnixMilli())
+	if err != nil {
+		e.log.Error("notification not encoded", "method", method, "err", err)
+		return
+	}
+	e.wire.Lock()
+	defer e.wire.Unlock()
+	for c := range e.conns {
+		c.send(method, msg)
+	}
+}
+
+// answers is a client's stream with its answers to server requests taken out:
+// those go to the ask they belong to, which may have been put to several clients
+// under one id, and so is nothing a Peer could pair.
+type answers struct {
+	rpc.Stream
+	c *conn
+}
+
+func (a *answers) Read(ctx context.Context) ([]byte, error) {
+	for {
+		msg, err := a.Stream.Read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		e, err := protocol.Peek(msg)
+		switch {
+		case err != nil:
+			continue // Codex drops what it cannot read
+		case e.Kind == protocol.KindResponse:
+			a.c.e.answered(a.c, e.ID, e.Result, nil)
+		case e.Kind == protocol.KindError:
+			pe := new(protocol.Error)
+			if json.Unmarshal(e.Error, pe) != nil {
+				pe = protocol.Internalf("unreadable error: %s", e.Error)
+			}
+			a.c.e.answered(a.c, e.ID, nil, pe)
+		default:
+			return msg, nil
+		}
+	}
+}
+
+// decode reads a request's params and insists on the named members.
+func decode(r *rpc.Request, into any, required ...string) error {
+	if err := needs(r.Params, required...); err != nil {
+		return err
+	}
+	if len(r.Params) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(r.Params, into); err != nil {
+		var te *json.UnmarshalTypeError
+		if errors.As(err, &te) {
+			return protocol.Errorf("Invalid request: invalid type: %s for `%s`", te.Value, te.Field)
+		}
+		return protocol.Errorf("Invalid request: %v", err)
+	}
+	return nil
+}
+
+func needs(obj json.RawMessage, required ...string) error {
+	for _, name := range required {
+		if v := protocol.Field(obj, name); v == nil || string(v) == "null" {
+			return protocol.Errorf("Invalid request: missing field `%s`", name)
+		}
+	}
+	return nil
+}

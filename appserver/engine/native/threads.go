@@ -1,0 +1,493 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"towline/appserver/engine/native/agent"
+	"towline/appserver/engine/native/thread"
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+)
+
+// threadView is a Thread with the members only a server fills.
+type threadView struct {
+	protocol.Thread
+	Environments         []environment `json:"environments"`
+	CanAcceptDirectInput *bool         `json:"canAcceptDirectInput"`
+}
+
+// opened is the reply to thread/start, thread/resume and thread/fork.
+type opened struct {
+	protocol.ThreadOpened
+	Thread                  threadView      `json:"thread"`
+	ActivePermissionProfile *profile        `json:"activePermissionProfile"`
+	CollaborationMode       json.RawMessage `json:"collaborationMode,omitempty"`
+	DisabledPluginIDs       []string        `json:"disabledPluginIds"`
+}
+
+// threadParam is the params of the many requests that only name a thread.
+type threadParam struct {
+	ThreadID protocol.ThreadID `json:"threadId"`
+}
+
+// titleSource marks the hidden threads stock clients make to name a thread.
+const titleSource = "thread_title"
+
+// creation is what thread/start and thread/fork say about the new thread.
+type creation struct {
+	overrides
+	Ephemeral    bool              `json:"ephemeral"`
+	ThreadSource *string           `json:"threadSource"`
+	Base         *string           `json:"baseInstructions"`
+	Developer    *string           `json:"developerInstructions"`
+	DynamicTools []json.RawMessage `json:"dynamicTools"`
+	HistoryMode  string            `json:"historyMode"`
+}
+
+func (e *Engine) view(h *thread.Head, status protocol.ThreadStatus, ephemeral bool) threadView {
+	recency := h.RecencyAtMs / 1000
+	model := h.Settings.Model
+	v := threadView{Thread: protocol.Thread{
+		ID: h.ID, SessionID: string(h.ID), ForkedFromID: h.ForkedFrom, Preview: h.Preview, Ephemeral: ephemeral,
+		HistoryMode: h.HistoryMode, ModelProvider: h.Provider, Model: &model, ReasoningEffort: h.Settings.Effort,
+		CreatedAt: h.CreatedAtMs / 1000, UpdatedAt: h.UpdatedAtMs / 1000, RecencyAt: &recency,
+		Status: status, Cwd: h.Settings.Cwd, CliVersion: h.CLIVersion, Source: protocol.StringID(h.Source),
+		ThreadSource: h.ThreadSource, GitInfo: h.Git, Name: h.Name, Turns: []protocol.Turn{},
+	}}
+	if h.Originator != "" {
+		v.Originator = &h.Originator
+	}
+	if !ephemeral {
+		path := e.store.Path(h.ID)
+		v.Path = &path
+	}
+	if status.Type != protocol.StatusNotLoaded {
+		yes := true
+		v.Environments, v.CanAcceptDirectInput = environments(h.Settings.Cwd), &yes
+	}
+	return v
+}
+
+// view is the thread as it is now; l.mu is held.
+func (l *live) view() threadView {
+	return l.e.view(&l.hist.Head, l.status(), l.log == nil)
+}
+
+// opened is the common reply; l.mu is held.
+func (l *live) opened() opened {
+	s := l.settings()
+	p, _ := profileOf(s.Sandbox)
+	_, sources, err := agent.Instructions(l.e.cfg.Home, s.Cwd)
+	if err != nil {
+		l.e.log.Warn("project instructions are unreadable", "cwd", s.Cwd, "err", err)
+	}
+	if sources == nil {
+		sources = []string{}
+	}
+	return opened{
+		ThreadOpened: protocol.ThreadOpened{
+			Model: s.Model, ModelProvider: l.hist.Head.Provider, ServiceTier: s.ServiceTier, Cwd: s.Cwd,
+			RuntimeWorkspaceRoots: []string{s.Cwd}, InstructionSources: sources,
+			ApprovalPolicy: s.Approval, ApprovalsReviewer: "user", Sandbox: s.Sandbox, ReasoningEffort: s.Effort,
+		},
+		Thread: l.view(), ActivePermissionProfile: p, DisabledPluginIDs: []string{},
+	}
+}
+
+// with runs f on a loaded thread while nothing else happens to it.
+func (c *conn) with(id protocol.ThreadID, f func(l *live) error) error {
+	l, err := c.e.get(id)
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.gone {
+		return protocol.Errorf("thread not found: %s", id)
+	}
+	return f(l)
+}
+
+func (c *conn) threadStart(r *rpc.Request) (any, error) {
+	var p creation
+	if err := decode(r, &p); err != nil {
+		return nil, err
+	}
+	if p.ThreadSource != nil && *p.ThreadSource == titleSource {
+		return nil, protocol.Errorf("thread titles are taken from the first message on this server")
+	}
+	s := c.e.defaults()
+	if err := c.e.apply(&p.overrides, &s); err != nil {
+		return nil, err
+	}
+	return nil, c.create(r, &p, thread.Meta{Source: "vscode"}, s, nil, false)
+}
+
+// create makes a thread, answers r, and tells everybody. recs is what it begins
+// with, turns whether the answer shows them.
+func (c *conn) create(r *rpc.Request, p *creation, m thread.Meta, s thread.Settings, recs []thread.Record, turns bool) error {
+	e := c.e
+	m.ID = protocol.ThreadID(thread.NewID())
+	m.CreatedAtMs = e.now().UnixMilli()
+	m.Provider, m.CLIVersion, m.Originator = e.cfg.Provider, e.cfg.Version, c.name()
+	m.Git = gitInfo(s.Cwd)
+	if p.ThreadSource != nil {
+		m.ThreadSource = p.ThreadSource
+	}
+	if m.HistoryMode = "paginated"; p.HistoryMode == "legacy" {
+		m.HistoryMode = p.HistoryMode
+	}
+	if p.Base != nil {
+		m.Base = *p.Base
+	}
+	if p.Developer != nil {
+		m.Developer = *p.Developer
+	}
+	if p.DynamicTools != nil {
+		m.DynamicTools = p.DynamicTools
+	}
+	e.loading.Lock()
+	defer e.loading.Unlock()
+	e.mu.Lock()
+	closing := e.closing
+	e.mu.Unlock()
+	if closing {
+		return draining()
+	}
+	var log *thread.Log
+	if !p.Ephemeral {
+		var err error
+		if log, err = e.store.Create(m, s, recs...); err != nil {
+			return err
+		}
+	}
+	l := e.add(log, thread.NewHistory(m, s, recs...))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.subscribe(c)
+	out := l.opened()
+	if turns {
+		out.Thread.Turns = l.turns()
+	}
+	r.Reply(out)
+	e.broadcast("thread/started", map[string]any{"thread": l.view()})
+	return nil
+}
+
+func (c *conn) threadFork(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		creation
+		ExcludeTurns bool   `json:"excludeTurns"`
+		LastTurn     string `json:"lastTurnId"`
+		BeforeTurn   string `json:"beforeTurnId"`
+	}
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	h, err := c.e.forkPoint(p.ThreadID, p.LastTurn, p.BeforeTurn)
+	if err != nil {
+		return nil, err
+	}
+	s := h.Head.Settings
+	if err := c.e.apply(&p.overrides, &s); err != nil {
+		return nil, err
+	}
+	m := h.Head.Meta
+	m.ForkedFrom = &p.ThreadID
+	return nil, c.create(r, &p.creation, m, s, h.Records(), !p.ExcludeTurns)
+}
+
+// forkPoint is what a fork of id begins with. A turn at work is copied as far
+// as it is recorded.
+func (e *Engine) forkPoint(id protocol.ThreadID, last, before string) (*thread.History, error) {
+	if !thread.ValidID(id) {
+		return nil, invalidThread(id)
+	}
+	if l, err := e.get(id); err == nil && l.log == nil {
+		if last != "" || before != "" {
+			return nil, protocol.Errorf("an ephemeral thread can only be forked as a whole")
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		h := thread.NewHistory(l.hist.Head.Meta, *l.settings(), l.hist.Records()...)
+		h.Input = l.session.History()
+		return h, nil
+	}
+	h, err := e.store.ReadTurns(id, last, before)
+	if errors.Is(err, thread.ErrNotFound) && (last != "" || before != "") {
+		if _, herr := e.store.Head(id); herr == nil {
+			return nil, protocol.Errorf("turn not found: %s%s", last, before)
+		}
+	}
+	if err != nil {
+		return nil, notStored(id, err)
+	}
+	return h, nil
+}
+
+func (c *conn) threadResume(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		overrides
+		ExcludeTurns bool         `json:"excludeTurns"`
+		InitialPage  *pageRequest `json:"initialTurnsPage"`
+	}
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	if !thread.ValidID(p.ThreadID) {
+		return nil, protocol.Errorf("invalid session id: %s", p.ThreadID)
+	}
+	e := c.e
+	e.loading.Lock()
+	defer e.loading.Unlock()
+	l, fresh, err := e.load(p.ThreadID)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if fresh { // a thread others may be using keeps its settings, as in Codex
+		if _, err := l.change(&p.overrides); err != nil {
+			return nil, err
+		}
+	}
+	out := l.opened()
+	out.CollaborationMode = collaborationOf(l.settings())
+	if !p.ExcludeTurns {
+		out.Thread.Turns = l.turns()
+	}
+	if p.InitialPage != nil {
+		pg, err := turnsPage(l.turns(), *p.InitialPage)
+		if err != nil {
+			return nil, err
+		}
+		out.InitialTurnsPage = &pg
+	}
+	out.TurnsBackwardsCursor, out.ItemsBackwardsCursor = newest(l.hist.Turns)
+	l.subscribe(c)
+	r.Reply(out)
+	if u := l.hist.Usage; u != nil && len(l.hist.Turns) > 0 {
+		c.notify("thread/tokenUsage/updated", map[string]any{
+			"threadId": l.id, "turnId": l.hist.Turns[len(l.hist.Turns)-1].ID, "tokenUsage": u,
+		})
+	}
+	c.notify("thread/goal/cleared", l.param())
+	l.replay(c)
+	return nil, nil
+}
+
+func (l *live) param() threadParam { return threadParam{l.id} }
+
+func (c *conn) threadUnsubscribe(r *rpc.Request) (any, error) {
+	var p threadParam
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	status := "notLoaded"
+	if l, err := c.e.get(p.ThreadID); err == nil {
+		if status = "notSubscribed"; l.unsubscribe(c) {
+			status = "unsubscribed"
+		}
+	}
+	return map[string]string{"status": status}, nil
+}
+
+func (c *conn) threadNameSet(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		Name string `json:"name"`
+	}
+	if err := decode(r, &p, "threadId", "name"); err != nil {
+		return nil, err
+	}
+	if err := c.e.update(p.ThreadID, thread.Named(p.Name)); err != nil {
+		return nil, err
+	}
+	r.Reply(nil)
+	c.e.broadcast("thread/name/updated", map[string]any{"threadId": p.ThreadID, "threadName": p.Name})
+	return nil, nil
+}
+
+// update appends records to a thread, loaded or not.
+func (e *Engine) update(id protocol.ThreadID, recs ...thread.Record) error {
+	if !thread.ValidID(id) {
+		return invalidThread(id)
+	}
+	e.loading.Lock()
+	defer e.loading.Unlock()
+	if l, err := e.get(id); err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.record(recs...)
+	}
+	return notStored(id, e.store.Update(id, recs...))
+}
+
+// unloaded unloads a thread and then changes its file.
+func (e *Engine) unloaded(id protocol.ThreadID, then func() error) error {
+	if !thread.ValidID(id) {
+		return invalidThread(id)
+	}
+	e.loading.Lock()
+	defer e.loading.Unlock()
+	if l, err := e.get(id); err == nil {
+		if l.log == nil {
+			return protocol.Errorf("thread %s is ephemeral", id)
+		}
+		e.release(l, errGone)
+	}
+	return notStored(id, then())
+}
+
+func (c *conn) threadArchive(r *rpc.Request) (any, error) {
+	return c.put(r, "thread/archived", func(id protocol.ThreadID) error {
+		return c.e.store.Update(id, thread.SetArchived(true))
+	})
+}
+
+func (c *conn) threadDelete(r *rpc.Request) (any, error) {
+	return c.put(r, "thread/deleted", c.e.store.Delete)
+}
+
+// put does something to a thread that must not be loaded, and tells everybody.
+func (c *conn) put(r *rpc.Request, note string, do func(protocol.ThreadID) error) (any, error) {
+	var p threadParam
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	if err := c.e.unloaded(p.ThreadID, func() error { return do(p.ThreadID) }); err != nil {
+		return nil, err
+	}
+	r.Reply(nil)
+	c.e.broadcast(note, p)
+	return nil, nil
+}
+
+func (c *conn) threadUnarchive(r *rpc.Request) (any, error) {
+	var p threadParam
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	if err := c.e.update(p.ThreadID, thread.SetArchived(false)); err != nil {
+		return nil, err
+	}
+	head, err := c.e.store.Head(p.ThreadID)
+	if err != nil {
+		return nil, notStored(p.ThreadID, err)
+	}
+	r.Reply(map[string]any{"thread": c.e.view(&head, c.e.statusOf(p.ThreadID), false)})
+	c.e.broadcast("thread/unarchived", p)
+	return nil, nil
+}
+
+// statusOf is the status of any thread.
+func (e *Engine) statusOf(id protocol.ThreadID) protocol.ThreadStatus {
+	l, err := e.get(id)
+	if err != nil {
+		return protocol.ThreadStatus{Type: protocol.StatusNotLoaded}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.status()
+}
+
+func (c *conn) threadSettingsUpdate(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		overrides
+	}
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	return nil, c.with(p.ThreadID, func(l *live) error {
+		changed, err := l.change(&p.overrides)
+		if err != nil {
+			return err
+		}
+		r.Reply(nil)
+		if changed {
+			l.tellSettings()
+		}
+		return nil
+	})
+}
+
+func (c *conn) threadGoalGet(r *rpc.Request) (any, error) {
+	var p threadParam
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	return map[string]any{"goal": nil}, nil
+}
+
+// readState is the receipt of what was read of a thread.
+type readState struct {
+	FirstUnread any    `json:"firstUnread"`
+	Revision    string `json:"revision"`
+}
+
+func readStateOf(id protocol.ThreadID, u thread.Unread) readState {
+	s := readState{Revision: "initial:" + string(id)}
+	if u.Revision > 0 {
+		s.Revision = fmt.Sprintf("r%d", u.Revision)
+	}
+	switch {
+	case u.TurnID != nil:
+		s.FirstUnread = map[string]string{"type": "turn", "turnId": *u.TurnID}
+	case u.Start:
+		s.FirstUnread = map[string]string{"type": "threadStart"}
+	}
+	return s
+}
+
+func (c *conn) threadReadStateUpdate(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		Expected  string `json:"expectedRevision"`
+		Operation struct {
+			Type string `json:"type"`
+		} `json:"operation"`
+	}
+	if err := decode(r, &p, "threadId", "expectedRevision", "operation"); err != nil {
+		return nil, err
+	}
+	if p.Operation.Type != "read" && p.Operation.Type != "unread" {
+		return nil, protocol.Errorf("Invalid request: unknown variant `%s`, expected `read` or `unread`", p.Operation.Type)
+	}
+	head, err := c.e.head(p.ThreadID)
+	if err != nil {
+		return nil, err
+	}
+	if readStateOf(p.ThreadID, head.Unread).Revision != p.Expected {
+		return nil, protocol.Errorf("read state of thread %s changed meanwhile", p.ThreadID)
+	}
+	u := thread.Unread{Revision: head.Unread.Revision + 1, Start: p.Operation.Type == "unread"}
+	if err := c.e.update(p.ThreadID, thread.SetUnread(u)); err != nil {
+		return nil, err
+	}
+	state := readStateOf(p.ThreadID, u)
+	r.Reply(map[string]any{"readState": state})
+	_ = c.with(p.ThreadID, func(l *live) error { // only a loaded thread has anybody to tell
+		l.tell("thread/readState/changed", map[string]any{"threadId": l.id, "readState": state})
+		return nil
+	})
+	return nil, nil
+}
+
+// head is the head of any thread, loaded or stored.
+func (e *Engine) head(id protocol.ThreadID) (thread.Head, error) {
+	if !thread.ValidID(id) {
+		return thread.Head{}, invalidThread(id)
+	}
+	if l, err := e.get(id); err == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.hist.Head, nil
+	}
+	h, err := e.store.Head(id)
+	return h, notStored(id, err)
+}
