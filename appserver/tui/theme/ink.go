@@ -64,10 +64,15 @@ func DrawSpans(b *strings.Builder, s string, spans []Span, start, end int) {
 			hi = mid
 		}
 	}
-	for ; start < end && lo < len(spans); lo++ {
-		stop := min(spans[lo].End, end)
-		spans[lo].Ink.DrawTo(b, s[start:stop])
+	for start < end && lo < len(spans) {
+		ink := spans[lo].Ink
+		for lo+1 < len(spans) && spans[lo].End < end && spans[lo+1].Ink == ink { // written once for neighbours
+			lo++
+		}
+		stop := max(min(spans[lo].End, end), start)
+		ink.DrawTo(b, s[start:stop])
 		start = stop
+		lo++
 	}
 	b.WriteString(s[start:max(start, end)])
 }
