@@ -2,11 +2,6 @@ package agent
 
 import (
 	"encoding/json"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"strings"
 
 	"towline/appserver/engine/native/sandbox"
 	"towline/appserver/engine/native/tool/patch"
@@ -25,13 +20,7 @@ func (t *turn) applyPatch(call *call) result {
 	if err != nil {
 		return text("apply_patch verification failed: %v", err)
 	}
-	change, err := p.Resolve(t.Cwd, func(path string) ([]byte, error) {
-		b, err := readRegular(path, patch.MaxFile)
-		if err != nil && errors.Is(err, os.ErrNotExist) {
-			return nil, os.ErrNotExist
-		}
-		return b, err
-	})
+	change, err := p.Resolve(t.Cwd, patch.ReadFile)
 	if err != nil {
 		return text("apply_patch verification failed: %v", err)
 	}
@@ -74,20 +63,16 @@ func (t *turn) applyPatch(call *call) result {
 	if inside {
 		roots, _ = sandbox.Roots(t.Sandbox, t.Cwd)
 	}
-	t.mu.Lock()
-	t.diff.before(paths, change.Updates)
-	t.mu.Unlock()
 	if err := change.Apply(roots); err != nil {
 		end(protocol.ItemFailed)
 		return text("apply_patch failed: %v", err)
 	}
 	end(protocol.ItemCompleted)
-	t.mu.Lock()
-	diff := t.diff.text(t.Cwd)
-	t.mu.Unlock()
-	t.notify("turn/diff/updated", map[string]any{"threadId": t.s.cfg.ThreadID, "turnId": t.ID, "diff": diff})
-	return text("Exit code: 0\nWall time: %.1f seconds\nOutput:\nSuccess. Updated the following files:\n%s",
-		t.s.cfg.Clock().Sub(began).Seconds(), summary(change.Updates, t.Cwd))
+	t.diff.Add(change) // patches run one at a time
+	t.notify("turn/diff/updated", map[string]any{
+		"threadId": t.s.cfg.ThreadID, "turnId": t.ID, "diff": t.diff.Diff(patch.DiffRoot(t.Cwd)),
+	})
+	return text("Exit code: 0\nWall time: %.1f seconds\nOutput:\n%s", t.s.cfg.Clock().Sub(began).Seconds(), change.Summary())
 }
 
 // patchArgument finds the patch in JSON arguments: endpoints without freeform
@@ -135,32 +120,4 @@ func (t *turn) approvePatch(it protocol.Item, paths []string) verdict {
 		t.s.mu.Unlock()
 	}
 	return v
-}
-
-// summary lists what a patch did, as git status would.
-func summary(updates []protocol.FileUpdate, cwd string) string {
-	var added, changed, deleted strings.Builder
-	for _, u := range updates {
-		switch u.Kind.Type {
-		case "add":
-			fmt.Fprintf(&added, "A %s\n", shown(u.Path, cwd))
-		case "delete":
-			fmt.Fprintf(&deleted, "D %s\n", shown(u.Path, cwd))
-		default:
-			path := u.Path
-			if u.Kind.MovePath != nil {
-				path = *u.Kind.MovePath
-			}
-			fmt.Fprintf(&changed, "M %s\n", shown(path, cwd))
-		}
-	}
-	return added.String() + changed.String() + deleted.String()
-}
-
-// shown is a path relative to cwd when it is below it.
-func shown(path, cwd string) string {
-	if rel, err := filepath.Rel(cwd, path); err == nil && filepath.IsLocal(rel) {
-		return rel
-	}
-	return path
 }

@@ -244,6 +244,7 @@ func (s *Session) Terminate(processID string) bool {
 }
 
 // Close interrupts a running turn, ends background commands and waits for both.
+// Items complete meanwhile, so the caller must not hold a lock its sink takes.
 func (s *Session) Close() {
 	s.end()
 	s.mu.Lock()

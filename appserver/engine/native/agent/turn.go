@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"towline/appserver/engine/native/model"
+	"towline/appserver/engine/native/tool/patch"
 	"towline/appserver/protocol"
 )
 
@@ -45,9 +46,10 @@ type turn struct {
 	dynamic map[string]dynamicTool
 	last    *protocol.Item // newest agentMessage
 
+	diff patch.Tracker // used by patches only, which run one at a time
+
 	mu      sync.Mutex
 	spawned []*command // of this turn, to be killed by an interrupt
-	diff    turnDiff
 }
 
 func newTurn(s *Session, in Turn, sink Sink, steerable bool) *turn {
