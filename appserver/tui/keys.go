@@ -13,6 +13,9 @@ import (
 // quitWindow is how soon the second ctrl+c has to follow to leave.
 const quitWindow = 2 * time.Second
 
+// bannerWait is how long a letter the banner offers waits for another.
+const bannerWait = 400 * time.Millisecond
+
 // newID names a message of ours.
 func newID() string { return uuid.NewString() }
 
@@ -23,13 +26,8 @@ func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 		m.notice = notice{}
 	}
 	s := k.String()
-	if m.conn.state == connWaiting && m.conn.was && m.screen == nil && m.comp.Empty() {
-		switch s {
-		case "r":
-			return m.retry()
-		case "d":
-			return m.leave()
-		}
+	if cmd, ok := m.bannerKey(k); ok {
+		return cmd
 	}
 	if m.screen != nil {
 		if s == "ctrl+c" {
@@ -57,6 +55,33 @@ func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 		return m.complete()
 	}
 	return m.chromeKey(k)
+}
+
+// bannerKey is for the keys the banner of a lost connection offers. They are
+// letters, and somebody may be about to write: a letter that another follows at
+// once was the beginning of a word.
+func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
+	was := m.bannerLetter
+	m.bannerLetter = ""
+	if was != "" && k.Text != "" && m.screen == nil {
+		m.comp.Set(was)
+		return nil, false
+	}
+	s := k.String()
+	if m.conn.state == connUp || !m.conn.was || m.screen != nil || !m.comp.Empty() || s != "r" && s != "d" {
+		return nil, false
+	}
+	m.bannerLetter = s
+	return m.link.after(bannerWait, func(m *model) tea.Cmd {
+		if m.bannerLetter != s {
+			return nil
+		}
+		m.bannerLetter = ""
+		if s == "d" {
+			return m.leave()
+		}
+		return m.retry()
+	}), true
 }
 
 // midWord reports whether a key is more likely meant for the text being written

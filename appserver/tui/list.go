@@ -165,7 +165,7 @@ func (r *row) title() string {
 func (l *list) row(id protocol.ThreadID) *row { return l.byID[id] }
 
 // upsert learns of a thread outside a page.
-func (l *list) upsert(t protocol.Thread) {
+func (l *list) upsert(t protocol.Thread, now time.Time) {
 	if t.Ephemeral || t.ParentThreadID != nil || l.archived {
 		return
 	}
@@ -176,7 +176,7 @@ func (l *list) upsert(t protocol.Thread) {
 		l.rows = append(l.rows, r)
 	}
 	name, preview := r.Name, r.Preview
-	r.set(t, time.Now())
+	r.set(t, now)
 	if r.Name == nil {
 		r.Name = name
 	}
@@ -210,7 +210,7 @@ func (m *model) listEvent(e event, id protocol.ThreadID) bool {
 	case "thread/started":
 		var v struct{ Thread protocol.Thread }
 		if json.Unmarshal(e.params, &v) == nil {
-			l.upsert(v.Thread)
+			l.upsert(v.Thread, m.now())
 		}
 	case "thread/status/changed":
 		var v struct{ Status protocol.ThreadStatus }

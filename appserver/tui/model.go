@@ -43,11 +43,13 @@ type model struct {
 	lastKey time.Time
 	quitArm time.Time // ctrl+c was pressed on an empty composer then
 	ticking bool
-	files   fileSearch
-	result  Result
-	fatal   error // why Run fails
-	leaving bool
-	frame   frameSizes
+	// bannerLetter was pressed while the banner offered it, a moment ago.
+	bannerLetter string
+	files        fileSearch
+	result       Result
+	fatal        error // why Run fails
+	leaving      bool
+	frame        frameSizes
 }
 
 // screen is something that covers the conversation for a while.

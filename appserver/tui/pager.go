@@ -114,7 +114,7 @@ func helpLines(m *model, w int) []string {
 		out = append(out, th.Header.Render(s))
 	}
 	row := func(k, s string) {
-		const col = 26
+		const col = 30
 		if w < 50 {
 			out = append(out, th.Bold.Render(text.Truncate(k, w, "…")), text.Truncate("  "+s, w, "…"))
 			return

@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -88,9 +89,14 @@ func (r *input) Read(p []byte) (int, error) {
 
 // output writes to the terminal and gives up when ctx ends: a terminal that is
 // gone must not hold the program.
+//
+// Where Out is no terminal of this machine, Bubble Tea writes for one whose
+// driver makes "\r\n" of "\n". The terminals at the other end of a network have
+// no such driver, so it is done here; done twice it does no harm.
 type output struct {
 	ctx  context.Context
 	w    io.Writer
+	crlf bool
 	mu   sync.Mutex // one write at a time
 	done chan error // of the write in progress; capacity 1
 	busy bool
@@ -109,6 +115,9 @@ func (o *output) Write(p []byte) (int, error) {
 		return 0, errGone // an earlier write never came back
 	}
 	buf := append([]byte(nil), p...) // the write may outlive this call
+	if o.crlf {
+		buf = bytes.ReplaceAll(buf, []byte("\n"), []byte("\r\n"))
+	}
 	go func() { _, err := o.w.Write(buf); o.done <- err }()
 	select {
 	case err := <-o.done:

@@ -259,7 +259,7 @@ func (m *model) show(op *opening, msg openedMsg) (fresh int) {
 		m.unsent(old.pending, msg.turns)
 		return max(m.tr.Len()-before, 0)
 	}
-	m.list.upsert(o.Thread)
+	m.list.upsert(o.Thread, m.now())
 	if _, ok := m.screen.(*picker); ok {
 		m.screen = nil
 	}
@@ -346,7 +346,7 @@ func (m *model) welcome() {
 			Detail: "It does what plain words ask: say `help` to hear which.",
 		})
 	}
-	m.tr.Note("hints", "", transcript.Note{Text: "write what you want done · / commands · @ files · ! shell · ctrl+t threads · ? help"})
+	m.tr.Note("hints", "", transcript.Note{Text: "say what you want done · / commands · @ files · ctrl+t threads · ? help"})
 }
 
 func (m *model) rehearsal() bool { return m.session != nil && m.session.Rehearsal }

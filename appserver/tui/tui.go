@@ -98,6 +98,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if f := terminalFile(cfg.Out); f != nil && cfg.Sizes == nil {
 		opts = append(opts, tea.WithOutput(ttyOutput{f, out}))
 	} else {
+		out.crlf = true
 		opts = append(opts, tea.WithOutput(out))
 	}
 	if f := terminalFile(cfg.In); f != nil && cfg.Sizes == nil {
@@ -118,17 +119,20 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		wg.Go(func() { follow(runCtx, cfg.Sizes, p.Send) })
 	}
 	_, err := p.Run()
+	if !m.leaving {
+		m.result = m.farewell()
+	}
 	cancel(errDone)
 	wg.Wait()
 	l.wait()
 	if ctx.Err() != nil {
-		return m.farewell(), context.Cause(ctx)
+		return m.result, context.Cause(ctx)
 	}
 	if m.fatal != nil {
 		return Result{}, m.fatal
 	}
 	if err != nil && !m.leaving {
-		return m.farewell(), err
+		return m.result, err
 	}
 	return m.result, nil
 }

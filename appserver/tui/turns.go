@@ -124,6 +124,13 @@ func (m *model) take(id protocol.ThreadID, clientID string) bool {
 
 // delivered: the conversation has a message; it is no longer under way.
 func (m *model) delivered(u *protocol.UserMessage) {
+	if m.cur.preview == "" {
+		// The server's lists say the same from now on.
+		m.cur.preview = text.Truncate(text.CleanLine(transcript.UserText(u.Content)), 120, "…")
+		if r := m.list.row(m.cur.id); r != nil && r.Preview == "" {
+			r.Preview = m.cur.preview
+		}
+	}
 	if u.ClientID != nil {
 		m.take(m.cur.id, *u.ClientID)
 		return

@@ -40,7 +40,6 @@ type block struct {
 	stream *markdown.Stream // agent messages and plans
 	out    *text.Stream     // output of commands
 	live   bool             // out was fed by deltas
-	err    string           // why it failed, cleaned
 
 	gap   bool
 	lines []string // as drawn, without the gap and the margin

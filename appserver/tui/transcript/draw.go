@@ -22,6 +22,9 @@ const (
 	argCells   = 60 // of a tool's arguments
 )
 
+// maxProse is how wide text is set: longer lines are hard to read.
+const maxProse = 110
+
 // moreHint says how to see what is folded.
 const moreHint = "ctrl+o"
 
@@ -29,6 +32,9 @@ const moreHint = "ctrl+o"
 // nothing changed.
 func (b *block) draw(t *Transcript) []string {
 	w := max(t.width-2, 6) // one column of margin each side
+	if b.kind == kindUser || b.kind == kindAgent || b.kind == kindNote {
+		w = min(w, maxProse)
+	}
 	if b.fresh && b.width == w {
 		return b.lines
 	}
