@@ -43,8 +43,8 @@ var errClosed = errors.New("listener closed")
 type Options struct {
 	Log *slog.Logger // nil discards
 	// RuntimeDir is where a unix socket really lives when its path is too long
-	// for the kernel; a symlink stands at the path asked for. It must be short
-	// and is made private. Empty: a private temporary directory.
+	// for the kernel; a symlink stands at the path asked for. When it is empty or
+	// too long itself, a private temporary folder serves.
 	RuntimeDir string
 	// MaxConns bounds connections in all, MaxPending those that have not
 	// finished their handshake. Zero means the default of each.
@@ -70,13 +70,14 @@ type AcceptFunc func(ctx context.Context, s rpc.Stream, p access.Principal, via,
 
 // Listener takes connections from clients.
 type Listener struct {
-	ln      net.Listener
-	url     string
-	via     string // "unix" or "ws"
-	opts    Options
-	self    access.Principal // the user this process runs as: the only one let in
-	uid     uint32
-	cleanup func()
+	ln       net.Listener
+	url      string
+	via      string // "unix" or "ws"
+	opts     Options
+	self     access.Principal // the user this process runs as: the only one let in
+	uid      uint32
+	cleanup  func()
+	patience time.Duration // for a whole request; headerTimeout but in tests
 
 	once sync.Once
 
@@ -91,7 +92,7 @@ func Listen(ctx context.Context, url string, o Options) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &Listener{via: a.via, opts: o.withDefaults(), uid: uint32(os.Geteuid())} //nolint:gosec // uids are 32 bits
+	l := &Listener{via: a.via, opts: o.withDefaults(), patience: headerTimeout, uid: uint32(os.Geteuid())} //nolint:gosec // uids are 32 bits
 	l.self = localUser(l.uid)
 	if err := distinguishable(l.uid); err != nil {
 		return nil, listenProblem(err, "run as a user that the kernel can tell from others")
@@ -144,11 +145,12 @@ func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error {
 	var running sync.WaitGroup
 	srv := &http.Server{
 		Handler:           &door{l: l, ctx: ctx, accept: accept, running: &running},
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       headerTimeout,
-		WriteTimeout:      headerTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          slog.NewLogLogger(l.opts.Log.Handler(), slog.LevelDebug),
+		ReadHeaderTimeout: l.patience,
+		ReadTimeout:       l.patience,
+		// No WriteTimeout: answers fit the socket's buffer, and one that ran out
+		// during the upgrade would lose the answer without a word.
+		MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog:       slog.NewLogLogger(l.opts.Log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},
@@ -189,9 +191,13 @@ type door struct {
 
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log := d.l.opts.Log
+	upgraded := false
 	defer func() {
 		if v := recover(); v != nil {
 			log.Error("connection panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+		if upgraded {
+			d.running.Done()
 		}
 	}()
 	conn, ok := r.Context().Value(connKey{}).(*countedConn)
@@ -226,13 +232,13 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if d.l.via == viaUnix {
 		w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
 	}
+	conn.admitted() // before the client can know it, so that its place is free when it does
 	ws, err := websocket.Accept(w, r, nil)
 	if err != nil {
 		log.Debug("upgrade", "err", err)
 		return // Accept has answered
 	}
-	defer d.running.Done() // taken over from ConnState, which never hears of this connection again
-	conn.upgraded()
+	upgraded = true // ConnState never hears of this connection again
 	s := rpc.NewWebSocket(ws)
 	defer func() { _ = s.Close(nil) }()
 	d.accept(d.ctx, s, d.l.self, d.l.via, remote)
@@ -303,7 +309,7 @@ type countedConn struct {
 	pending bool // guarded by l.mu
 }
 
-func (c *countedConn) upgraded() {
+func (c *countedConn) admitted() {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()
 	if c.pending {
@@ -314,7 +320,7 @@ func (c *countedConn) upgraded() {
 
 func (c *countedConn) Close() error {
 	c.once.Do(func() {
-		c.upgraded()
+		c.admitted()
 		c.l.mu.Lock()
 		c.l.conns--
 		c.l.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +22,8 @@ const (
 	// zero; macOS has the least room.
 	maxSocketPath = 103
 	probeTimeout  = 2 * time.Second
+	// tempPrefix begins the names of folders made for sockets with a long path.
+	tempPrefix = "towline-"
 	// lockTimeout is how long two starts wait for each other.
 	lockTimeout = 5 * time.Second
 )
@@ -66,28 +69,28 @@ func bindUnix(ctx context.Context, path, runtimeDir string) (*bound, error) {
 	return b, nil
 }
 
-// shorten chooses a place for the socket that the kernel can address. The name
-// is a digest of the path, so that the next start finds what this one left.
+// shorten chooses a place for the socket that the kernel can address: runtimeDir
+// when it is short enough, else a folder made for it. The name is a digest of
+// the path, so that the next start finds what this one left.
 func (b *bound) shorten(runtimeDir string) error {
-	if runtimeDir == "" {
-		tmp, err := os.MkdirTemp("", "towline-")
-		if err != nil {
-			return listenProblem(err)
-		}
-		runtimeDir, b.tmp = tmp, tmp
-	} else if err := privateDir(runtimeDir); err != nil {
-		return err
-	}
 	sum := sha256.Sum256([]byte(b.path))
-	b.real = filepath.Join(runtimeDir, hex.EncodeToString(sum[:8])+".sock")
-	if len(b.real) > maxSocketPath {
-		if b.tmp != "" {
-			_ = os.Remove(b.tmp)
-		}
-		return listenProblem(fmt.Errorf("%s is too long for a socket, and so is %s", b.path, b.real),
-			"choose a path of at most 100 bytes", "or set XDG_RUNTIME_DIR to a short folder of yours")
+	name := hex.EncodeToString(sum[:8]) + ".sock"
+	if b.real = filepath.Join(runtimeDir, name); runtimeDir != "" && len(b.real) <= maxSocketPath {
+		return privateDir(runtimeDir)
 	}
-	return nil
+	for _, dir := range []string{os.TempDir(), "/tmp"} {
+		tmp, err := os.MkdirTemp(dir, tempPrefix)
+		if err != nil {
+			continue
+		}
+		if b.real = filepath.Join(tmp, name); len(b.real) <= maxSocketPath {
+			b.tmp = tmp
+			return nil
+		}
+		_ = os.Remove(tmp)
+	}
+	return listenProblem(fmt.Errorf("%s is too long for a socket, and no shorter place for it can be made", b.path),
+		fmt.Sprintf("choose a path of at most %d bytes", maxSocketPath))
 }
 
 func (b *bound) listen(ctx context.Context) error {
@@ -201,6 +204,9 @@ func vacate(ctx context.Context, path string) error {
 	}
 	if actual != path {
 		_ = os.Remove(actual) // whose directory may be gone or not ours
+		if dir := filepath.Dir(actual); strings.HasPrefix(filepath.Base(dir), tempPrefix) {
+			_ = os.Remove(dir) // made for this socket alone; not if anything else is in it
+		}
 	}
 	return discard(path)
 }

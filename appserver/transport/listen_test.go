@@ -1,0 +1,375 @@
+//go:build unix
+
+package transport
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"towline/appserver/access"
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/config"
+)
+
+// eachDoor runs f with a URL to listen at for every kind of listener.
+func eachDoor(t *testing.T, f func(t *testing.T, url string)) {
+	t.Run("unix", func(t *testing.T) { f(t, socketURL(t)) })
+	t.Run("ws4", func(t *testing.T) { f(t, "ws://127.0.0.1:0") })
+	t.Run("ws6", func(t *testing.T) { f(t, "ws://[::1]:0") })
+}
+
+func TestSameUserComesInAsAdmin(t *testing.T) {
+	eachDoor(t, func(t *testing.T, url string) {
+		type caller struct {
+			p           access.Principal
+			via, remote string
+		}
+		callers := make(chan caller, 1)
+		l := open(t, url, Options{}, func(ctx context.Context, s rpc.Stream, p access.Principal, via, remote string) {
+			callers <- caller{p, via, remote}
+			echo(ctx, s, p, via, remote)
+		})
+		if strings.HasSuffix(l.URL(), ":0") {
+			t.Errorf("URL %s does not say which port was chosen", l.URL())
+		}
+		s := dial(t, l.URL())
+		if got := roundTrip(t, s, `{"id":1,"method":"x"}`); got != `{"id":1,"method":"x"}` {
+			t.Errorf("got %s", got)
+		}
+		c := <-callers
+		if c.p.Kind != access.KindLocal || c.p.Role != protocol.RoleAdmin || c.p.ID != fmt.Sprintf("uid:%d", os.Geteuid()) || c.p.Name == "" {
+			t.Errorf("principal = %+v", c.p)
+		}
+		if via, _, _ := strings.Cut(url, ":"); c.via != via || c.remote == "" {
+			t.Errorf("via %q, remote %q", c.via, c.remote)
+		}
+	})
+}
+
+func TestLargeMessagesPassBothWays(t *testing.T) {
+	l := open(t, socketURL(t), Options{}, echo)
+	big := `"` + strings.Repeat("x", 40<<20) + `"`
+	s := dial(t, l.URL())
+	if got := roundTrip(t, s, big); got != big {
+		t.Errorf("%d bytes came back of %d", len(got), len(big))
+	}
+	if got := roundTrip(t, s, "1"); got != "1" {
+		t.Errorf("after it: %q", got)
+	}
+}
+
+func TestTooLargeMessageEndsTheConnection(t *testing.T) {
+	ended := make(chan error, 1)
+	l := open(t, socketURL(t), Options{}, func(ctx context.Context, s rpc.Stream, _ access.Principal, _, _ string) {
+		_, err := s.Read(ctx)
+		ended <- err
+	})
+	s := dial(t, l.URL())
+	_ = s.Write(t.Context(), make([]byte, rpc.MaxMessage+1)) // it may be cut off while writing
+	if err := <-ended; !errors.Is(err, rpc.ErrTooLarge) {
+		t.Errorf("read: %v", err)
+	}
+}
+
+func TestOtherUsersAreRefused(t *testing.T) {
+	for _, url := range []string{"ws://127.0.0.1:0", "ws://[::1]:0", socketURL(t)} {
+		t.Run(url[:6], func(t *testing.T) {
+			l := open(t, url, Options{}, echo)
+			if path, ok := strings.CutPrefix(l.URL(), "unix://"); ok {
+				// As if the modes had failed: the credentials must not.
+				for _, p := range []string{filepath.Dir(filepath.Dir(path)), filepath.Dir(path), path} {
+					if err := os.Chmod(p, 0o777); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			cmd := asNobody(t, "TRANSPORT_TEST_DIAL="+l.URL())
+			out, err := cmd.CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "refused") {
+				t.Errorf("%v: %s", err, out)
+			}
+			if strings.HasPrefix(url, "ws") && !strings.Contains(string(out), "403") {
+				t.Errorf("refused for another reason: %s", out)
+			}
+			if got := roundTrip(t, dial(t, l.URL()), "1"); got != "1" {
+				t.Errorf("its owner gets %q", got)
+			}
+		})
+	}
+}
+
+func TestUnixDoorChecksCredentialsOfRawClients(t *testing.T) {
+	// Dial as a stranger already refuses our server; a client that does not look
+	// must be refused by us.
+	l, err := Listen(t.Context(), socketURL(t), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.uid++ // the caller is now somebody else
+	serve(t, l, echo)
+	c := rawDial(t, l.URL())
+	_, _ = c.Write([]byte(upgrade("localhost")))
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(string(body), "uid") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
+func TestMultipathClientOfTheSameUserComesIn(t *testing.T) {
+	l := open(t, "ws://127.0.0.1:0", Options{}, echo)
+	var d net.Dialer
+	d.SetMultipathTCP(true)
+	c, err := d.DialContext(t.Context(), "tcp", strings.TrimPrefix(l.URL(), "ws://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	_, _ = c.Write([]byte(upgrade("127.0.0.1")))
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Errorf("%v, %v", resp, err)
+	}
+}
+
+func TestHTTPAnswers(t *testing.T) {
+	ws := open(t, "ws://127.0.0.1:0", Options{}, echo)
+	unix := open(t, socketURL(t), Options{}, echo)
+	for name, tc := range map[string]struct {
+		request string
+		status  int
+		body    string // what it contains; "" means an empty one
+		only    string // "ws" or "unix"; "" both
+	}{
+		"readyz":               {"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200, "", "ws"},
+		"healthz":              {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, "", "ws"},
+		"no readyz":            {"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "upgrade", "unix"},
+		"origin":               {upgrade("127.0.0.1", "Origin: http://127.0.0.1"), 403, "", ""},
+		"empty origin":         {upgrade("127.0.0.1", "X: y", "Origin:  "), 403, "", ""},
+		"origin and readyz":    {"GET /readyz HTTP/1.1\r\nHost: x\r\nOrigin: null\r\n\r\n", 403, "", ""},
+		"rebound name":         {upgrade("attacker.example:80"), 403, "loopback", "ws"},
+		"address of elsewhere": {upgrade("192.0.2.1"), 403, "loopback", "ws"},
+		"localhost":            {upgrade("LocalHost:1"), 101, "", "ws"},
+		"loopback 6":           {upgrade("[::1]:99"), 101, "", "ws"},
+		"other loopback":       {upgrade("127.8.8.8"), 101, "", "ws"},
+		"any host on unix":     {upgrade("whatever"), 101, "", "unix"},
+		"any path":             {strings.Replace(upgrade("localhost"), "GET /", "GET /rpc?x=1", 1), 101, "", ""},
+		"post":                 {"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 405, "GET", ""},
+		"plain get":            {"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "upgrade", ""},
+		"wrong upgrade":        {upgrade("localhost", "Upgrade: h2c"), 400, "websocket", ""},
+		"wrong version":        {upgrade("localhost", "Sec-WebSocket-Version: 8"), 400, "13", ""},
+		"no key":               {upgrade("localhost", "Sec-WebSocket-Key: "), 400, "Sec-WebSocket-Key", ""},
+		"bad key":              {upgrade("localhost", "Sec-WebSocket-Key: x"), 400, "Sec-WebSocket-Key", ""},
+		"huge header":          {upgrade("localhost", "X: "+strings.Repeat("x", 64<<10)), 431, "", ""},
+		"compression offered": {upgrade("localhost", "Sec-WebSocket-Extensions: permessage-deflate",
+			"X-Codex-App-Server-Compression: zstd-stream-v1", "Sec-WebSocket-Protocol: a, b"), 101, "", ""},
+	} {
+		for via, l := range map[string]*Listener{"ws": ws, "unix": unix} {
+			if tc.only != "" && tc.only != via {
+				continue
+			}
+			t.Run(name+"/"+via, func(t *testing.T) {
+				c := rawDial(t, l.URL())
+				_, _ = c.Write([]byte(tc.request))
+				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var body []byte
+				if resp.StatusCode != http.StatusSwitchingProtocols {
+					body, _ = io.ReadAll(resp.Body)
+				}
+				_ = resp.Body.Close()
+				if resp.StatusCode != tc.status || tc.body == "" && tc.status != 431 && len(body) > 0 || !strings.Contains(string(body), tc.body) {
+					t.Errorf("%d %q, want %d %q", resp.StatusCode, body, tc.status, tc.body)
+				}
+				for _, h := range []string{"Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol", "X-Codex-App-Server-Compression"} {
+					if v := resp.Header.Get(h); v != "" {
+						t.Errorf("%s: %s", h, v)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestListenRefuses(t *testing.T) {
+	for url, want := range map[string]string{
+		"ws://0.0.0.0:0":                "needs authentication",
+		"ws://[::]:0":                   "needs authentication",
+		"ws://192.0.2.1:80":             "needs authentication",
+		"ws://[::ffff:192.0.2.1]:80":    "needs authentication",
+		"ws://localhost:0":              "IP address",
+		"ws://127.0.0.1":                "port is missing",
+		"ws://127.0.0.1:0/path":         "only a host and a port",
+		"ws://127.0.0.1:0?x":            "only a host and a port",
+		"wss://127.0.0.1:0":             "TLS",
+		"http://127.0.0.1:0":            "not an address",
+		"unix://":                       "missing",
+		"":                              "not an address",
+		"ws://u:secret@192.0.2.1:x":     "port",
+		"http://u:secret@127.0.0.1:80/": "u:xxxxx@",
+	} {
+		l, err := Listen(t.Context(), url, Options{})
+		if l != nil {
+			_ = l.Close()
+		}
+		var p *config.Problem
+		if !errors.As(err, &p) || !strings.Contains(err.Error(), want) || p.Exit != config.ExitUsage || len(p.Hints) == 0 {
+			t.Errorf("Listen(%q) = %v, want %q", url, err, want)
+		}
+		if err != nil && strings.Contains(err.Error(), "secret@192") {
+			continue // url.Parse's own words; the port is what is wrong
+		}
+	}
+}
+
+func TestPortInUseIsExplained(t *testing.T) {
+	l := open(t, "ws://127.0.0.1:0", Options{}, echo)
+	_, err := Listen(t.Context(), l.URL(), Options{})
+	if err == nil || !strings.Contains(err.Error(), "address already in use") || len(config.Hints(err)) == 0 {
+		t.Errorf("Listen = %v", err)
+	}
+}
+
+func TestLimitsOfStrangersAtTheDoor(t *testing.T) {
+	eachDoor(t, func(t *testing.T, url string) {
+		l := open(t, url, Options{MaxConns: 3, MaxPending: 2}, echo)
+		first := dial(t, l.URL())
+		idle := []net.Conn{rawDial(t, l.URL()), rawDial(t, l.URL())}
+		answer := func(c net.Conn) int {
+			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+			if err != nil {
+				return 0
+			}
+			_ = resp.Body.Close()
+			return resp.StatusCode
+		}
+		if got := answer(rawDial(t, l.URL())); got != http.StatusServiceUnavailable {
+			t.Errorf("beyond the limit: %d", got)
+		}
+		roundTrip(t, first, "1") // whoever is in stays in
+		_, _ = idle[0].Write([]byte(upgrade("localhost")))
+		if got := answer(idle[0]); got != http.StatusSwitchingProtocols {
+			t.Errorf("within the limit: %d", got)
+		}
+		_ = idle[1].Close()
+		_ = first.Close(nil)
+		// The places come back once the server has noticed.
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			s, err := Dial(t.Context(), l.URL())
+			if err == nil {
+				_ = s.Close(nil)
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestSilentClientIsCutOff(t *testing.T) {
+	eachDoor(t, func(t *testing.T, url string) {
+		l, err := Listen(t.Context(), url, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.patience = 400 * time.Millisecond
+		serve(t, l, echo)
+		silent := rawDial(t, l.URL())
+		half := rawDial(t, l.URL())
+		_, _ = half.Write([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n"))
+		for beginning, c := range map[string]net.Conn{"nothing": silent, "half a request": half} {
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("after %s: still open", beginning)
+			}
+		}
+		// The patience is for the handshake, not for the connection.
+		s := dial(t, l.URL())
+		time.Sleep(2 * l.patience)
+		roundTrip(t, s, "1")
+	})
+}
+
+func TestServeEndsItsConnectionsAndWaits(t *testing.T) {
+	eachDoor(t, func(t *testing.T, url string) {
+		l, err := Listen(t.Context(), url, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var finished atomic.Int32
+		entered := make(chan struct{}, 2)
+		stop := serve(t, l, func(ctx context.Context, _ rpc.Stream, _ access.Principal, _, _ string) {
+			entered <- struct{}{}
+			<-ctx.Done()
+			time.Sleep(20 * time.Millisecond) // a clean-up that takes a moment
+			finished.Add(1)
+		})
+		a, _, _ := dial(t, l.URL()), dial(t, l.URL()), rawDial(t, l.URL())
+		<-entered
+		<-entered
+		stop()
+		if n := finished.Load(); n != 2 {
+			t.Errorf("%d of 2 connections had ended when Serve returned", n)
+		}
+		if _, err := a.Read(t.Context()); err == nil {
+			t.Error("a client was left connected")
+		}
+		if _, err := Dial(t.Context(), l.URL()); err == nil {
+			t.Error("still listening")
+		}
+		if err := l.Close(); err != nil {
+			t.Errorf("second Close: %v", err)
+		}
+	})
+}
+
+func TestPanicIsContained(t *testing.T) {
+	var log strings.Builder
+	l, err := Listen(t.Context(), "ws://127.0.0.1:0", Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := serve(t, l, func(ctx context.Context, s rpc.Stream, p access.Principal, via, remote string) {
+		if msg, _ := s.Read(ctx); string(msg) == "boom" {
+			panic("boom")
+		}
+		echo(ctx, s, p, via, remote)
+	})
+	bad, good := dial(t, l.URL()), dial(t, l.URL())
+	if err := bad.Write(t.Context(), []byte("boom")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bad.Read(t.Context()); err == nil {
+		t.Error("the connection lived on")
+	}
+	if err := good.Write(t.Context(), []byte("first")); err != nil {
+		t.Fatal(err)
+	}
+	if got := roundTrip(t, good, "second"); got != "second" {
+		t.Errorf("the neighbour got %q", got)
+	}
+	stop()
+	if !strings.Contains(log.String(), "panicked") || !strings.Contains(log.String(), "boom") {
+		t.Errorf("log: %s", &log)
+	}
+}
