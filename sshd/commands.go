@@ -14,14 +14,14 @@ import (
 	"towline/sshd/session"
 )
 
-// Subsystem is the protocol's name for clients that ask for subsystems.
-const Subsystem = "codex-app-server"
+// subsystemName is the protocol's name for clients that ask for subsystems.
+const subsystemName = "codex-app-server"
 
 // exitUnknown is what a shell leaves with for a command it does not find.
 const exitUnknown = 127
 
 const defaultHelp = `ssh -t HOST             the UI; plain "ssh HOST" does the same from a terminal
-ssh HOST app-server     the app-server protocol, one JSON message a line (also: ssh -s HOST ` + Subsystem + `)
+ssh HOST app-server     the app-server protocol, one JSON message a line (also: ssh -s HOST ` + subsystemName + `)
 ssh HOST help           this text
 `
 
@@ -34,7 +34,7 @@ type visit struct {
 }
 
 // subsystem is whether one exists. With a forced command any name leads to that.
-func (v *visit) subsystem(name string) bool { return v.grant.Forced || name == Subsystem }
+func (v *visit) subsystem(name string) bool { return v.grant.Forced || name == subsystemName }
 
 // command is one thing a session can run.
 type command struct {

@@ -125,6 +125,14 @@ const (
 type Size = session.Size
 
 // Session is one person at one terminal.
+//
+// There is no terminal device behind it. A Bubble Tea program runs on it with
+// WithContext(ctx), WithInput(In), WithOutput(Out), WithEnvironment(Environ),
+// WithColorProfile(colorprofile.Env(Environ)), since Out is no tty to ask,
+// WithWindowSize(Size), and WithoutSignalHandler, since signals are this
+// process's and not the person's. A goroutine that ends with the program sends
+// what arrives on Sizes as tea.WindowSizeMsg. The end of In also ends ctx, so a
+// program need not look for it.
 type Session struct {
 	Principal access.Principal
 	Remote    string // address and port

@@ -76,19 +76,19 @@ type entry struct {
 	limits
 }
 
-// LineError is what is wrong with one line of the file.
-type LineError struct {
+// lineError is what is wrong with one line of the file.
+type lineError struct {
 	Line int
 	Err  error
 }
 
-func (e *LineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
+func (e *lineError) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
 
 // Unwrap gives the cause.
-func (e *LineError) Unwrap() error { return e.Err }
+func (e *lineError) Unwrap() error { return e.Err }
 
 // parse reads a whole file. Lines it cannot use are in errs.
-func parse(data []byte) (entries []entry, errs []*LineError) {
+func parse(data []byte) (entries []entry, errs []*lineError) {
 	n := 0
 	for raw := range bytes.SplitSeq(data, []byte("\n")) {
 		n++
@@ -98,7 +98,7 @@ func parse(data []byte) (entries []entry, errs []*LineError) {
 		}
 		e, err := parseLine(line)
 		if err != nil {
-			errs = append(errs, &LineError{Line: n, Err: err})
+			errs = append(errs, &lineError{Line: n, Err: err})
 			continue
 		}
 		e.Line = n
