@@ -1,0 +1,159 @@
+// Package appserver is the daemon: one engine that does the work, one gate that
+// every client passes, and the listeners on this machine. It wires the packages
+// below it together and knows nothing of SSH; doors that live elsewhere hand
+// their connections to Server.Serve.
+//
+// Start with Open, then Run.
+package appserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"towline/appserver/access"
+	"towline/appserver/gate"
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/appserver/transport"
+	"towline/config"
+	"towline/config/store"
+)
+
+// Config says what the daemon runs and where it keeps things.
+type Config struct {
+	Paths   config.Paths
+	Engine  Engine   // see OpenEngine
+	Listen  []string // besides the daemon's own socket: unix://PATH, ws://IP:PORT
+	Host    string   // what to call this machine
+	Project string   // absolute
+	Version string
+	// DisableUnsandboxed refuses what runs outside the agent's sandbox.
+	DisableUnsandboxed bool
+	// Describe adds to a status what only the caller knows (the SSH door). It is
+	// called from any goroutine; nil is fine.
+	Describe func(*protocol.HostStatus)
+	Log      *slog.Logger
+}
+
+// Server is a daemon whose listeners are open.
+type Server struct {
+	cfg       Config
+	gate      *gate.Gate
+	store     *store.Store
+	audit     *gate.Audit
+	listeners []*transport.Listener
+	started   time.Time
+}
+
+// Open opens the state and the listeners, the daemon's own socket first: it is
+// what keeps two daemons off one home. Nothing is accepted before Run. Errors
+// are *config.Problem.
+func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
+	s := &Server{cfg: cfg, started: time.Now()}
+	defer func() {
+		if err != nil {
+			_ = s.Close()
+		}
+	}()
+	if err := cfg.Paths.Ensure(); err != nil {
+		return nil, err
+	}
+	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
+		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime})
+		if err != nil {
+			return nil, err
+		}
+		s.listeners = append(s.listeners, l)
+	}
+	if s.store, err = store.Open(ctx, cfg.Paths.Database()); err != nil {
+		return nil, &config.Problem{Stage: "state", Err: err, Exit: config.ExitConfig}
+	}
+	if s.audit, err = gate.OpenAudit(cfg.Paths.Audit(), cfg.Log); err != nil {
+		return nil, &config.Problem{
+			Stage: "audit", Err: err, Exit: config.ExitConfig,
+			Hints: []string{"run `towline audit verify` to see where the chain breaks"},
+		}
+	}
+	s.gate = gate.New(gate.Config{
+		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
+		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
+		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
+	})
+	return s, nil
+}
+
+// Run keeps the engine and the gate alive and serves the listeners until ctx
+// ends or one of them fails, and waits for everything it started.
+func (s *Server) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.cfg.Engine.Run(ctx) })
+	g.Go(func() error { return s.gate.Run(ctx) })
+	for _, l := range s.listeners {
+		g.Go(func() error {
+			return l.Serve(ctx, func(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) {
+				_ = s.Serve(ctx, st, p, via, remote) // the gate has logged why
+			})
+		})
+	}
+	if err := g.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// Serve gives one connection its life at the gate and returns when it is over.
+// It closes the stream.
+func (s *Server) Serve(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) error {
+	return s.gate.Serve(ctx, st, gate.Client{Principal: p, Via: via, Remote: remote})
+}
+
+// Addresses lists the listeners as clients dial them: what was asked for first,
+// the daemon's own socket last.
+func (s *Server) Addresses() []string {
+	var out []string
+	for _, l := range s.listeners[1:] {
+		out = append(out, l.URL())
+	}
+	return append(out, s.listeners[0].URL())
+}
+
+// Record writes one event to the audit log for a door outside this package.
+func (s *Server) Record(event string, p access.Principal, attrs ...slog.Attr) {
+	s.audit.Record(event, p, attrs...)
+}
+
+// Status is what `towline status` shows. The gate adds who is attached.
+func (s *Server) Status() protocol.HostStatus {
+	st := protocol.HostStatus{
+		Version: s.cfg.Version, PID: os.Getpid(), StartedAt: s.started.Unix(),
+		Home: s.cfg.Paths.Home(), Project: s.cfg.Project, Listen: s.Addresses(), Engine: s.cfg.Engine.State(),
+	}
+	if s.cfg.Describe != nil {
+		s.cfg.Describe(&st)
+	}
+	return st
+}
+
+// Close releases what Open opened. Run must have returned, or never begun.
+func (s *Server) Close() error {
+	var errs []error
+	for _, l := range s.listeners {
+		errs = append(errs, l.Close())
+	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
+	}
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close the daemon: %w", err)
+	}
+	return nil
+}

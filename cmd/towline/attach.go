@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/appserver/transport"
+	"towline/appserver/tui"
+	"towline/config"
+)
+
+func newAttach() *cobra.Command {
+	var fresh bool
+	c := &cobra.Command{
+		Use:     "attach [THREAD]",
+		Short:   "Open the UI on this machine's daemon",
+		Long:    "attach opens the same UI that `ssh` shows, through the daemon's unix socket. Without a thread it goes where you were last.",
+		Example: "  towline attach\n  towline attach 0199c3f2-7f3a-7000-8000-000000000000\n  towline attach --new",
+		Args:    usage(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			paths, _, err := setup()
+			if err != nil {
+				return err
+			}
+			var thread protocol.ThreadID
+			if len(args) == 1 {
+				thread = protocol.ThreadID(args[0])
+			}
+			return attach(cmd.Context(), paths, thread, fresh)
+		},
+	}
+	c.Flags().BoolVar(&fresh, "new", false, "begin a new thread")
+	return c
+}
+
+func attach(ctx context.Context, paths config.Paths, thread protocol.ThreadID, fresh bool) error {
+	if !term.IsTerminal(int(os.Stdin.Fd())) || !term.IsTerminal(int(os.Stdout.Fd())) {
+		return &config.Problem{
+			Stage: "attach", Err: errors.New("the UI needs a terminal"),
+			Hints: []string{"for a script, speak the protocol on " + "unix://" + paths.Socket()}, Exit: config.ExitUsage,
+		}
+	}
+	dial := func(ctx context.Context) (rpc.Stream, error) { return dialDaemon(ctx, paths) }
+	// A daemon that is not there is worth an error, not a screen that waits; one
+	// that goes away later is waited for.
+	probe, err := dial(ctx)
+	if err != nil {
+		return err
+	}
+	_ = probe.Close(nil)
+	res, err := tui.Run(ctx, tui.Config{
+		Dial: dial, In: os.Stdin, Out: os.Stdout, Environ: os.Environ(), Thread: thread, NewThread: fresh,
+		Host: hostName(), Version: version(), ReattachHint: "towline attach", Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	if res.Text != "" {
+		fmt.Println(res.Text)
+	}
+	return nil
+}
+
+// dialDaemon opens a connection to this home's daemon.
+func dialDaemon(ctx context.Context, paths config.Paths) (rpc.Stream, error) {
+	s, err := transport.Dial(ctx, "unix://"+paths.Socket())
+	if err != nil {
+		return nil, &config.Problem{
+			Stage: "daemon", Err: fmt.Errorf("no daemon answers: %w", err),
+			Hints: []string{"start it with `towline serve`"}, Exit: config.ExitUnavailable,
+		}
+	}
+	return s, nil
+}

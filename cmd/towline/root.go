@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"towline/config"
+)
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "towline",
+		Short: "Leave a coding agent at work on a machine, reach it from any other",
+		Long: "Towline keeps a Codex app-server on this machine and opens it: `ssh` lands\n" +
+			"straight in its UI, several devices share one live session, and a dropped\n" +
+			"link loses nothing.",
+		Example: "  towline try                          a host to look around in, offline\n" +
+			"  towline serve                        run the host on this machine\n" +
+			"  ssh -p 2222 dev-server               its UI, from anywhere\n" +
+			"  towline attach                       the same UI, on this machine\n" +
+			"  codex --remote ws://127.0.0.1:4500   a stock client, after `serve --listen`",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(newServe(), newAttach(), newStatus(), newTry(), newAudit(), helpConfig(), helpExitCodes())
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
+	})
+	return root
+}
+
+// usage wraps an argument check so that a wrong command line exits with
+// ExitUsage and says where to look.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
+		}
+		return nil
+	}
+}
+
+// setup finds the paths and reads the configuration, as every command begins.
+func setup() (config.Paths, config.Config, error) {
+	paths, err := config.Locate(os.Getenv)
+	if err != nil {
+		return config.Paths{}, config.Config{}, err
+	}
+	cfg, err := config.Load(paths)
+	return paths, cfg, err
+}
+
+func helpConfig() *cobra.Command {
+	return &cobra.Command{
+		Use:   "config",
+		Short: "The configuration file and its keys",
+		Long: "config.toml is read from $TOWLINE_HOME, or from $XDG_CONFIG_HOME/towline\n" +
+			"(~/.config/towline) when that is not set. Unknown keys are errors.\n" +
+			"docs/configuration.md explains each key; these exist:\n\n  " + strings.Join(config.Keys(), "\n  "),
+	}
+}
+
+func helpExitCodes() *cobra.Command {
+	var b strings.Builder
+	for _, r := range []struct {
+		code int
+		text string
+	}{
+		{config.ExitOK, "done"},
+		{config.ExitFailure, "what was asked for did not work"},
+		{config.ExitUsage, "the command line makes no sense"},
+		{config.ExitConfig, "a configuration or state file is wrong, or open to others"},
+		{config.ExitUnavailable, "the daemon or the engine is not there"},
+		{config.ExitDenied, "your role does not allow it"},
+		{config.ExitInterrupted, "interrupted"},
+	} {
+		fmt.Fprintf(&b, "  %3d  %s\n", r.code, r.text)
+	}
+	return &cobra.Command{Use: "exit-codes", Short: "What each exit status means", Long: "Every towline command ends with one of\n\n" + b.String()}
+}

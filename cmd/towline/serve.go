@@ -1,0 +1,230 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"towline/appserver"
+	"towline/appserver/protocol"
+	"towline/config"
+	"towline/sshd"
+)
+
+// serveOptions are the flags of serve; a set one wins over config.toml.
+type serveOptions struct {
+	engine, sshListen, project string
+	listen                     []string
+	json                       bool
+	verbose                    bool
+	stopWithStdin              bool
+}
+
+func newServe() *cobra.Command {
+	var o serveOptions
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the host: the daemon and its SSH door",
+		Long: "serve keeps an app-server on this machine and opens it by SSH to the keys in\n" +
+			"Towline's authorized_keys, on a private unix socket to you, and on the\n" +
+			"listeners you name. It prints where once it is ready and runs until SIGTERM.",
+		Example: "  cat ~/.ssh/id_ed25519.pub >> ~/.config/towline/authorized_keys\n" +
+			"  towline serve --project ~/src/shop\n" +
+			"  towline serve --ssh-listen 127.0.0.1:0 --listen ws://127.0.0.1:4500 --json",
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			paths, cfg, err := setup()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			if o.stopWithStdin {
+				// Nobody waits for this: reading a standard stream cannot be
+				// interrupted, and the process ends with it.
+				go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
+			}
+			return serve(ctx, o, paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.engine, "engine", "", "what does the work: auto, codex or native")
+	f.StringVar(&o.sshListen, "ssh-listen", "", "`ADDR:PORT` of the SSH door, or off (port 0 picks one)")
+	f.StringArrayVar(&o.listen, "listen", nil, "also listen on `URL`: ws://IP:PORT or unix://PATH (repeatable)")
+	f.StringVar(&o.project, "project", "", "`DIR` new threads work in (default: here)")
+	f.BoolVar(&o.json, "json", false, "print the ready line as one JSON object")
+	f.BoolVar(&o.verbose, "verbose", false, "log what happens in detail")
+	// For programs that start a host and may be killed: their end of the pipe
+	// closes whatever happens to them.
+	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
+	_ = f.MarkHidden("stop-with-stdin") // it exists
+	return c
+}
+
+// ready is the one JSON object `serve --json` prints. Scripts rely on it.
+type ready struct {
+	Ready   bool     `json:"ready"`
+	SSH     string   `json:"ssh"`
+	Listen  []string `json:"listen"`
+	HostKey string   `json:"host_key"`
+	Engine  string   `json:"engine"`
+	Home    string   `json:"home"`
+}
+
+func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, out, errOut io.Writer) error {
+	if o.engine != "" {
+		cfg.Engine.Kind = o.engine
+	}
+	if o.sshListen != "" {
+		cfg.SSH.Listen = o.sshListen
+	}
+	if o.project != "" {
+		cfg.Project = o.project
+	}
+	cfg.AppServer.Listen = append(cfg.AppServer.Listen, o.listen...)
+	if err := cfg.Validate(); err != nil {
+		return &config.Problem{Stage: "serve", Err: err, Hints: []string{"see `towline serve --help`"}, Exit: config.ExitUsage}
+	}
+	project, err := projectDir(cfg.Project)
+	if err != nil {
+		return err
+	}
+	if err := paths.Ensure(); err != nil {
+		return err
+	}
+	level := slog.LevelInfo
+	if o.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
+
+	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
+		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
+		Environ: os.Getenv, Env: os.Environ(), Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	h := &host{log: log, name: hostName()}
+	h.server, err = appserver.Open(ctx, appserver.Config{
+		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
+		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = h.server.Close() }()
+	if err := h.openDoor(ctx, cfg.SSH); err != nil {
+		return err
+	}
+	if err := announce(out, o.json, h, cfg.SSH, engine, paths); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.server.Run(ctx) })
+	if h.door != nil {
+		g.Go(func() error { return h.door.Serve(ctx) })
+	}
+	return g.Wait()
+}
+
+func projectDir(dir string) (string, error) {
+	abs, err := filepath.Abs(dir) // "" is where we are
+	if err == nil {
+		var info os.FileInfo
+		if info, err = os.Stat(abs); err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is not a folder", abs)
+		}
+	}
+	if err != nil {
+		return "", &config.Problem{Stage: "project", Err: err, Hints: []string{"name an existing folder with --project"}, Exit: config.ExitUsage}
+	}
+	return abs, nil
+}
+
+// hostName is the machine's name without its domain.
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "this host"
+	}
+	short, _, _ := strings.Cut(name, ".")
+	return short
+}
+
+// announce says, once, where the host can be reached.
+func announce(out io.Writer, asJSON bool, h *host, ssh config.SSH, e appserver.Engine, paths config.Paths) error {
+	if asJSON {
+		return json.NewEncoder(out).Encode(ready{
+			Ready: true, SSH: h.sshAddr(), Listen: h.server.Addresses(), HostKey: h.fingerprint(), Engine: e.Kind, Home: paths.Home(),
+		})
+	}
+	var b strings.Builder
+	kind := e.Kind
+	if e.Rehearsal {
+		kind += ", rehearsal: an offline model, nothing leaves this machine"
+	}
+	fmt.Fprintf(&b, "towline %s is ready on %s\n\n  engine     %s (%s)\n", version(), h.name, kind, e.Why)
+	if h.door != nil {
+		fmt.Fprintf(&b, "  ssh        %s\n  host key   %s\n", h.sshCommand(), h.fingerprint())
+	}
+	for _, l := range h.server.Addresses() {
+		if strings.HasPrefix(l, "ws://") {
+			fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
+		}
+	}
+	fmt.Fprintf(&b, "  here       towline attach\n")
+	if h.door != nil && !hasKeys(ssh.AuthorizedKeys) {
+		fmt.Fprintf(&b, "\nnobody can log in by ssh yet; add a key:\n  cat ~/.ssh/id_ed25519.pub >> %s\n", ssh.AuthorizedKeys)
+	}
+	_, err := io.WriteString(out, b.String()+"\n")
+	return err
+}
+
+func hasKeys(path string) bool {
+	raw, err := os.ReadFile(path)
+	return err == nil && len(strings.TrimSpace(string(raw))) > 0
+}
+
+// userName is who this process runs as.
+func userName() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "user"
+}
+
+// host is the daemon together with its SSH door.
+type host struct {
+	server *appserver.Server
+	door   *sshd.Server // nil when ssh.listen is "off"
+	name   string
+	log    *slog.Logger
+}
+
+func (h *host) describe(st *protocol.HostStatus) {
+	st.SSH, st.HostKey = h.sshAddr(), h.fingerprint()
+}
+
+func (h *host) sshAddr() string {
+	if h.door == nil {
+		return ""
+	}
+	return h.door.Addr()
+}
+
+func (h *host) fingerprint() string {
+	if h.door == nil {
+		return ""
+	}
+	return h.door.Fingerprint()
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/config"
+)
+
+func newStatus() *cobra.Command {
+	var asJSON bool
+	c := &cobra.Command{
+		Use:     "status",
+		Short:   "Say what this machine's daemon is doing",
+		Example: "  towline status\n  towline status --json | jq .engine.state",
+		Args:    usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			paths, _, err := setup()
+			if err != nil {
+				return err
+			}
+			st, err := readStatus(cmd.Context(), paths)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(st)
+			}
+			return printStatus(cmd.OutOrStdout(), st)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	return c
+}
+
+// readStatus asks the daemon, as any client would.
+func readStatus(ctx context.Context, paths config.Paths) (st protocol.HostStatus, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	s, err := dialDaemon(ctx, paths)
+	if err != nil {
+		return st, err
+	}
+	p := rpc.NewPeer(s, deaf{})
+	done := make(chan struct{})
+	go func() { defer close(done); _ = p.Serve(ctx) }()
+	defer func() { p.Close(nil); <-done }()
+	if err := p.Call(ctx, "initialize", protocol.InitializeParams{
+		ClientInfo: protocol.ClientInfo{Name: "towline-status", Version: version()},
+	}, nil); err != nil {
+		return st, &config.Problem{Stage: "daemon", Err: err, Exit: config.ExitUnavailable}
+	}
+	if err := p.Call(ctx, protocol.ExtStatus, nil, &st); err != nil {
+		return st, &config.Problem{Stage: "status", Err: err, Exit: config.ExitUnavailable}
+	}
+	return st, nil
+}
+
+// deaf is a client that only asks.
+type deaf struct{}
+
+func (deaf) Request(_ context.Context, r *rpc.Request) {
+	r.Fail(protocol.Errorf("this client only asks"))
+}
+
+func (deaf) Notification(context.Context, string, json.RawMessage) {}
+
+func printStatus(w io.Writer, st protocol.HostStatus) error {
+	var b strings.Builder
+	line := func(k, v string) {
+		if v != "" {
+			fmt.Fprintf(&b, "  %-10s %s\n", k, v)
+		}
+	}
+	fmt.Fprintf(&b, "towline %s, running for %s (pid %d)\n", st.Version, time.Since(time.Unix(st.StartedAt, 0)).Round(time.Second), st.PID)
+	engine := strings.TrimSpace(st.Engine.Kind + " " + st.Engine.Version)
+	if st.Engine.Model != "" {
+		engine += ", " + st.Engine.Model
+	}
+	line("engine", engine+": "+st.Engine.State)
+	line("", st.Engine.Problem)
+	for _, h := range st.Engine.Hints {
+		line("", "hint: "+h)
+	}
+	line("project", st.Project)
+	line("home", st.Home)
+	line("ssh", st.SSH)
+	line("host key", st.HostKey)
+	for _, l := range st.Listen {
+		line("listen", l)
+	}
+	line("threads", fmt.Sprintf("%d working, %d waiting for you", st.Threads.Working, st.Threads.Waiting))
+	for _, p := range st.Attached {
+		if p.You {
+			continue
+		}
+		line("attached", fmt.Sprintf("%s (%s, %s) by %s, %s", p.Name, p.Role, p.Client, p.Via, time.Since(time.Unix(p.ConnectedAt, 0)).Round(time.Second)))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
