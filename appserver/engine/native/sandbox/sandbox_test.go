@@ -16,7 +16,7 @@ import (
 var probes = map[string]func(args []string) error{}
 
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 {
+	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case Command:
 			os.Exit(Main(os.Args[2:]))
