@@ -66,7 +66,9 @@ type EngineState struct {
 	State   string `json:"state"` // "starting", "ready", "restarting", "failed"
 	Version string `json:"version,omitempty"`
 	Model   string `json:"model,omitempty"`
-	// Problem is empty when ready: one sentence for a person, then what to type.
+	// Problem is one sentence for a person, then Hints what to type. It is empty
+	// when all is well; a ready engine can have one too (Codex without an account:
+	// clients may attach, and log in through the protocol).
 	Problem string   `json:"problem,omitempty"`
 	Hints   []string `json:"hints,omitempty"`
 	// Detail is the tail of the engine's stderr when it died.

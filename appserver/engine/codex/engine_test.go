@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -121,10 +122,12 @@ func TestJoinsARunningDaemonAndReplacesItWhenItDies(t *testing.T) {
 		env := newHome(t, "http://127.0.0.1:9/v1")
 		daemon := exec.Command(bin, "app-server", "--listen", "unix://")
 		daemon.Env = env
+		ownGroup(daemon) // npm's wrapper is two processes
 		if err := daemon.Start(); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { _ = daemon.Process.Kill(); _ = daemon.Wait() })
+		kill := sync.OnceFunc(func() { _ = killGroup(daemon.Process.Pid); _ = daemon.Wait() })
+		t.Cleanup(kill)
 		socket := Config{Environ: env}.controlSocket()
 		eventually(t, "listening", func() bool {
 			w, err := attach(t.Context(), socket)
@@ -139,8 +142,7 @@ func TestJoinsARunningDaemonAndReplacesItWhenItDies(t *testing.T) {
 		if len(log.pids()) != 0 {
 			t.Fatal("started a second server next to the daemon")
 		}
-		_ = daemon.Process.Kill()
-		_ = daemon.Wait()
+		kill()
 		until(t, e, "on its own server", func(st protocol.EngineState) bool { return ready(st) && len(log.pids()) == 1 })
 		connect(t, e).call("thread/loaded/list", nil, nil)
 	})
