@@ -107,7 +107,7 @@ func settles(t *testing.T, h *host, before usage) {
 // Clients that resize and vanish, leave in order, or vanish in the middle of a
 // storm, leave goroutines, descriptors and memory where they were.
 func TestDefect02VanishingClientsLeaveNothing(t *testing.T) {
-	const clients, atOnce = 200, 16
+	const atOnce = 16
 	h := start(t, func(c *Config) { c.UI = teaUI })
 	one := func(i int) error {
 		c, err := h.tryDial(h.clientConfig(h.key.signer))
@@ -156,7 +156,7 @@ func TestDefect02VanishingClientsLeaveNothing(t *testing.T) {
 	before := measure(t)
 	var g errgroup.Group
 	g.SetLimit(atOnce)
-	for i := range clients {
+	for i := range stormClients {
 		g.Go(func() error { return one(i) })
 	}
 	must(t, g.Wait())
