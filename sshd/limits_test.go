@@ -56,7 +56,7 @@ func TestDefect12StrangersAreBounded(t *testing.T) {
 	})
 	t.Run("in all", func(t *testing.T) {
 		h := start(t, func(c *Config) {
-			c.Limits = Limits{StartupsBegin: 2, StartupsRate: 100, StartupsFull: 2, LoginGrace: 100 * time.Millisecond}
+			c.Limits = Limits{StartupsBegin: 2, StartupsRate: 100, StartupsFull: 2, LoginGrace: 1500 * time.Millisecond}
 		})
 		first := h.stranger()
 		h.stranger()
@@ -202,7 +202,7 @@ func (c counting) Sign(r io.Reader, data []byte) (*gossh.Signature, error) {
 func TestDefect12SilentPeersAreNoticed(t *testing.T) {
 	causes := make(chan error, 2)
 	h := start(t, func(c *Config) {
-		c.Limits.KeepAlive = 30 * time.Millisecond
+		c.Limits.KeepAlive, c.Limits.KeepAliveMissed = 100*time.Millisecond, 10
 		c.UI = func(ctx context.Context, _ *Session) int { <-ctx.Done(); causes <- context.Cause(ctx); return 0 }
 	})
 	alive := h.dial().terminal(t, 80, 24)
