@@ -133,8 +133,9 @@ func (c *conversation) read(it item) {
 	switch it.Type {
 	case "message", "":
 		text, images := content(it.Content)
-		c.chars += len(text)
-		c.tail += len(text)
+		size := weigh(it.Content, images)
+		c.chars += size
+		c.tail += size
 		if it.Role == "user" {
 			c.say(text, images)
 		}
@@ -145,8 +146,9 @@ func (c *conversation) read(it item) {
 		c.calls = append(c.calls, call{id: it.CallID, name: it.Name, input: input})
 	case "function_call_output", "custom_tool_call_output":
 		text, images := content(it.Output)
-		c.chars += len(text)
-		c.tail += len(text)
+		size := weigh(it.Output, images)
+		c.chars += size
+		c.tail += size
 		for i := len(c.calls) - 1; i >= 0; i-- {
 			if k := &c.calls[i]; k.id == it.CallID && !k.answered {
 				k.output, k.images, k.answered = text, images, true
@@ -164,14 +166,14 @@ func (c *conversation) say(text string, images int) {
 	case strings.Contains(trimmed, summaryMark):
 		c.compacted, c.calls = true, nil
 		return
-	case asksForSummary(trimmed):
+	case asksForSummary(trimmed), len(c.tools) == 0 && c.schema == nil && asksForNotes(trimmed):
 		c.compact = true
 		return
 	case trimmed == "" && images == 0, notThePerson(trimmed):
 		return
 	}
 	c.user, c.images, c.calls = trimmed, images, nil
-	c.compacted, c.compact, c.tail = false, false, len(text)
+	c.compacted, c.compact, c.tail = false, false, 0
 	c.asked = append(c.asked, trimmed)
 }
 
@@ -194,6 +196,14 @@ func asksForSummary(text string) bool {
 	low := strings.ToLower(text)
 	return strings.Contains(low, "context checkpoint compaction") ||
 		strings.Contains(low, "handoff summary") && strings.Contains(low, "another")
+}
+
+// asksForNotes knows the native engine's, and others like it: a long request for
+// a summary that comes without tools.
+func asksForNotes(text string) bool {
+	low := strings.ToLower(text)
+	return len(text) > 200 && strings.Contains(low, "conversation") &&
+		(strings.Contains(low, "notes") || strings.Contains(low, "summar"))
 }
 
 // content is the text of a string, of a list of parts, or of an object with an
@@ -241,6 +251,17 @@ func content(raw json.RawMessage) (text string, images int) {
 		}
 	}
 	return strings.ToValidUTF8(text, string(utf8.RuneError)), images
+}
+
+// imageChars is what an image counts as, whatever its encoding weighs.
+const imageChars = 4000
+
+// weigh is about how many characters of text there are in raw content.
+func weigh(raw json.RawMessage, images int) int {
+	if images > 0 {
+		return images * imageChars
+	}
+	return len(raw)
 }
 
 // isContext is a part that a client put beside the person's words.

@@ -29,7 +29,7 @@ func (m *Model) RoundTrip(r *http.Request) (*http.Response, error) {
 			if p := recover(); p != nil {
 				_ = pw.CloseWithError(io.ErrUnexpectedEOF)
 			}
-			_ = pw.Close()
+			_ = pw.CloseWithError(context.Cause(ctx)) // nil: io.EOF
 			mem.WriteHeader(http.StatusOK)
 		}()
 		m.ServeHTTP(mem, req)
