@@ -73,7 +73,7 @@ func Instructions(home, cwd string) (text string, sources []string, err error) {
 		if body == "" {
 			continue
 		}
-		room := maxInstructions - b.Len()
+		room := maxInstructions - b.Len() - len("\n\n")
 		if room <= 0 {
 			errs = append(errs, fmt.Errorf("%s: left out, the instruction files together are larger than %d KiB", path, maxInstructions>>10))
 			continue
@@ -112,11 +112,18 @@ func instructionFile(dir string) (path, body string, err error) {
 	return "", "", nil
 }
 
-// gitRoot is the nearest directory at or above dir that holds .git; "" without.
+// gitRoot is the nearest repository at or above dir; "" without. An empty .git
+// directory is none: sandboxes leave such things behind, also in /tmp.
 func gitRoot(dir string) string {
 	for dir = filepath.Clean(dir); ; dir = filepath.Dir(dir) {
-		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
-			return dir
+		git := filepath.Join(dir, ".git")
+		if st, err := os.Lstat(git); err == nil {
+			if !st.IsDir() {
+				return dir // a worktree's or submodule's pointer
+			}
+			if _, err := os.Lstat(filepath.Join(git, "HEAD")); err == nil {
+				return dir
+			}
 		}
 		if dir == filepath.Dir(dir) {
 			return ""

@@ -32,6 +32,15 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
+// box is shared: finding out what the machine can do takes a while.
+var box = sync.OnceValue(func() *sandbox.Runner {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return sandbox.New(self, slog.New(slog.DiscardHandler))
+})
+
 const threadID = protocol.ThreadID("0190a000-0000-7000-8000-000000000001")
 
 // script is the model: one answer per request, at the HTTP edge.
@@ -217,15 +226,11 @@ func newStageWith(t *testing.T, change func(*agent.Config), steps ...step) *stag
 		t.Fatal(err)
 	}
 	st := &stage{t: t, dir: dir, script: newScript(t, steps...), changed: make(chan struct{})}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	log := slog.New(slog.DiscardHandler)
 	// Commands run in login shells: nobody's profile may take part in a test.
 	home := t.TempDir()
 	env := func() []string { return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home} }
-	st.procs = exec.NewManager(exec.Config{Sandbox: sandbox.New(self, log), Env: env, Log: log})
+	st.procs = exec.NewManager(exec.Config{Sandbox: box(), Env: env, Log: log})
 	client := model.New(model.Config{BaseURL: st.script.URL, Provider: "Test"})
 	cfg := agent.Config{ThreadID: threadID, Model: client, Exec: st.procs, RetryDelay: time.Millisecond, Log: log}
 	if change != nil {
@@ -487,11 +492,7 @@ func valid(t *testing.T, history []json.RawMessage) {
 // confined is a restricted policy, where this machine can enforce one.
 func confined(t *testing.T, typ string) protocol.SandboxPolicy {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := sandbox.New(self, slog.New(slog.DiscardHandler)).Check(); err != nil {
+	if err := box().Check(); err != nil {
 		if os.Getenv("CI") == "true" {
 			t.Fatalf("this machine cannot confine commands: %v", err)
 		}

@@ -64,7 +64,7 @@ func isPlain(r rune) bool {
 
 // segment is one simple command of a line and the operator before it.
 type segment struct {
-	op    string // "", ";", "&&", "||", "|"
+	op    string // "", ";", "\n", "&&", "||", "|"
 	words []string
 }
 
@@ -88,7 +88,7 @@ func parseShell(line string) (segs []segment, ok bool) {
 			return nil, false
 		case len(words) > 0:
 			segs = append(segs, segment{op, words})
-		case op != "" && op != ";", next != "" && next != ";":
+		case op != "" && op != ";" && op != "\n", next != "" && next != "\n":
 			return nil, false // an operator without a command beside it
 		}
 		if next == "" {
@@ -137,7 +137,7 @@ func (p *shellParser) operator() string {
 		return rest[:2]
 	case rest[0] == ';' && !strings.HasPrefix(rest, ";;"), rest[0] == '\n':
 		p.i++
-		return ";"
+		return rest[:1]
 	case rest[0] == '|' && !strings.HasPrefix(rest, "|&"):
 		p.i++
 		return "|"

@@ -50,7 +50,7 @@ func stream(body string) http.HandlerFunc {
 }
 
 // run streams one request and returns what was said.
-func run(t *testing.T, url string, change func(*model.Config)) ([]model.Event, error, string) {
+func run(t *testing.T, url string, change func(*model.Config)) (got []model.Event, logged string, err error) {
 	t.Helper()
 	var log bytes.Buffer
 	cfg := model.Config{
@@ -62,9 +62,8 @@ func run(t *testing.T, url string, change func(*model.Config)) ([]model.Event, e
 	}
 	c := model.New(cfg)
 	defer c.Close()
-	var got []model.Event
-	err := c.Stream(t.Context(), request(), func(ev model.Event) { got = append(got, ev) })
-	return got, err, log.String()
+	err = c.Stream(t.Context(), request(), func(ev model.Event) { got = append(got, ev) })
+	return got, log.String(), err
 }
 
 func request() model.Request {
@@ -81,7 +80,7 @@ func request() model.Request {
 
 func TestRequestIsWhatCodexSends(t *testing.T) {
 	e := serve(t, stream(`data: {"type":"response.completed","response":{"id":"r1"}}`+"\n\n"))
-	if _, err, _ := run(t, e.URL, nil); err != nil {
+	if _, _, err := run(t, e.URL, nil); err != nil {
 		t.Fatal(err)
 	}
 	if e.path != "/v1/responses" {
@@ -123,7 +122,7 @@ func TestRequestIsWhatCodexSends(t *testing.T) {
 
 func TestNoKeyNoAuthorization(t *testing.T) {
 	e := serve(t, stream(`data: {"type":"response.completed","response":{"id":"r1"}}`+"\n\n"))
-	if _, err, _ := run(t, e.URL, func(c *model.Config) { c.APIKey = nil }); err != nil {
+	if _, _, err := run(t, e.URL, func(c *model.Config) { c.APIKey = nil }); err != nil {
 		t.Fatal(err)
 	}
 	if got, ok := e.header["Authorization"]; ok {
@@ -160,7 +159,7 @@ func TestUntidyStream(t *testing.T) {
 			rest = rest[n:]
 		}
 	})
-	got, err, _ := run(t, e.URL, nil)
+	got, _, err := run(t, e.URL, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +280,7 @@ func TestFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := serve(t, tc.answer)
-			_, err, log := run(t, e.URL, nil)
+			_, log, err := run(t, e.URL, nil)
 			var got *model.Error
 			if !errors.As(err, &got) {
 				t.Fatalf("err = %v", err)
@@ -304,7 +303,7 @@ func TestUnreachableNamesNoURL(t *testing.T) {
 	srv := httptest.NewServer(http.NotFoundHandler())
 	url := strings.Replace(srv.URL, "http://", "http://user:hunter2@", 1)
 	srv.Close()
-	_, err, log := run(t, url, nil)
+	_, log, err := run(t, url, nil)
 	var me *model.Error
 	if !errors.As(err, &me) || !me.Retry || !strings.Contains(string(me.Info), "httpConnectionFailed") {
 		t.Fatalf("err = %v", err)
@@ -329,7 +328,7 @@ func TestSilentEndpoint(t *testing.T) {
 				}
 			})
 			defer close(release)
-			_, err, _ := run(t, e.URL, func(c *model.Config) { c.IdleTimeout = 50 * time.Millisecond })
+			_, _, err := run(t, e.URL, func(c *model.Config) { c.IdleTimeout = 50 * time.Millisecond })
 			var me *model.Error
 			if !errors.As(err, &me) || !me.Retry || !strings.Contains(me.Message, "said nothing for 50ms") {
 				t.Fatalf("err = %v", err)
@@ -362,7 +361,7 @@ func TestEndlessEventIsRefused(t *testing.T) {
 			}
 		}
 	})
-	_, err, _ := run(t, e.URL, nil)
+	_, _, err := run(t, e.URL, nil)
 	var me *model.Error
 	if !errors.As(err, &me) || me.Retry || !strings.Contains(me.Message, "more than") {
 		t.Fatalf("err = %v", err)
@@ -374,7 +373,7 @@ func TestHugeErrorPageIsCut(t *testing.T) {
 		w.WriteHeader(500)
 		_, _ = w.Write(append([]byte(`{"error":{"message":"`), append(bytes.Repeat([]byte("a\x1b"), 10<<20), '"')...))
 	})
-	_, err, _ := run(t, e.URL, nil)
+	_, _, err := run(t, e.URL, nil)
 	var me *model.Error
 	if !errors.As(err, &me) || len(me.Message) > 4000 || strings.Contains(me.Message, "\x1b") {
 		t.Fatalf("err = %.200v", err)
