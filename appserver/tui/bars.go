@@ -3,6 +3,7 @@ package tui
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,6 +58,9 @@ func (m *model) state() string {
 // header: host, project, thread, state.
 func (m *model) header(w int) string {
 	state := m.state() + " "
+	if m.rehearsal() && m.h < footerAt { // where the footer would say it
+		state = m.th.Warn.Render("rehearsal ") + state
+	}
 	left := " " + m.th.Bold.Render(m.host())
 	if w >= 50 {
 		dir := m.cur.cwd
@@ -69,7 +73,10 @@ func (m *model) header(w int) string {
 		left += "  " + m.th.Dim.Render(text.Truncate(text.CleanLine(tilde(dir)), w/4, "…"))
 	}
 	room := w - text.Width(left) - text.Width(state) - 4
-	if w < 30 || room < 6 {
+	switch {
+	case w < 30:
+		return text.Truncate(" "+state, w, "…")
+	case room < 6:
 		return text.Between(left, state, w)
 	}
 	t := text.Truncate(m.title(), room, "…")
@@ -98,23 +105,20 @@ func (m *model) footer(w int) string {
 	if s := text.CleanLine(m.cur.approval); s != "" {
 		left = append(left, s)
 	}
-	var right []string
-	if s := m.tokens(); s != "" {
-		right = append(right, s)
-	}
-	if s := m.people(); s != "" {
-		right = append(right, s)
-	}
-	right = append(right, "? help")
 	mark := ""
 	if m.rehearsal() {
 		mark = th.Warn.Render("rehearsal") + th.Status.Render(" · ")
 	}
-	l, r := strings.Join(left, " · "), strings.Join(right, "    ")
+	l := strings.Join(left, " · ")
 	free := w - 2 - text.Width(mark)
-	for len(right) > 1 && text.Width(l)+text.Width(r)+4 > free {
-		right = right[1:] // tokens first, then people
-		r = strings.Join(right, "    ")
+	r := ""
+	tokens, people := m.tokens(), m.people()
+	short, _, _ := strings.Cut(tokens, " (")
+	for _, facts := range [][]string{{tokens, people, "? help"}, {short, people, "? help"}, {people, "? help"}, {"? help"}} {
+		facts = slices.DeleteFunc(facts, func(s string) bool { return s == "" })
+		if r = strings.Join(facts, "   "); text.Width(l)+text.Width(r)+2 <= free {
+			break
+		}
 	}
 	if text.Width(r)+12 > free {
 		r = ""
@@ -138,10 +142,14 @@ func (m *model) tokens() string {
 
 // window is how much of the context window the last response used.
 func window(u *protocol.ThreadTokenUsage) string {
-	if u.ModelContextWindow == nil || *u.ModelContextWindow <= 0 || u.Last.TotalTokens == 0 {
+	if u.ModelContextWindow == nil || *u.ModelContextWindow <= 0 {
 		return ""
 	}
-	return fmt.Sprintf("%d%% of window", min(u.Last.TotalTokens*100 / *u.ModelContextWindow, 100))
+	pct := min(u.Last.TotalTokens*100 / *u.ModelContextWindow, 100)
+	if pct == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d%% of window", pct)
 }
 
 // people is who looks at this thread; several screens of one person are one.

@@ -181,6 +181,9 @@ func (m *model) banner() string {
 				try = fmt.Sprintf("trying again in %d s", s)
 			}
 		}
+		if m.w < 70 {
+			return fmt.Sprintf("⟳ unreachable for %d s   r now   d detach", down)
+		}
 		return fmt.Sprintf("⟳ %s unreachable for %d s, %s   r now   d detach", m.host(), down, try)
 	}
 	if m.conn.state != connUp {

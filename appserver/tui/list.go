@@ -99,7 +99,7 @@ func (l *list) take(m *model, v protocol.ThreadList, more bool) {
 	for _, t := range v.Data {
 		r := old[t.ID]
 		if r == nil {
-			r = &row{since: m.now()}
+			r = new(row)
 		}
 		r.set(t, m.now())
 		if l.byID[t.ID] == nil {
@@ -112,11 +112,15 @@ func (l *list) take(m *model, v protocol.ThreadList, more bool) {
 }
 
 func (r *row) set(t protocol.Thread, now time.Time) {
-	if r.Status.Type != protocol.StatusActive && t.Status.Type == protocol.StatusActive {
-		r.since = now
-	}
+	was := r.Status.Type
 	t.Turns = nil
 	r.Thread = t
+	if was != protocol.StatusActive && t.Status.Type == protocol.StatusActive {
+		// When its turn began is not said; the last time it did something is.
+		if r.since = now; was == "" && r.recency() > 0 {
+			r.since = time.Unix(r.recency(), 0)
+		}
+	}
 }
 
 func (l *list) sort() {

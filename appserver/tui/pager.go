@@ -88,7 +88,7 @@ func (p *pager) render(m *model, w, h int) (lines []string, x, y int) {
 	}
 	lines = append(lines, text.Between(m.th.Header.Render(" "+text.CleanLine(p.title)), m.th.Dim.Render(where+" "), w))
 	for _, l := range p.drawn[p.top:min(p.top+p.room, len(p.drawn))] {
-		lines = append(lines, " "+l)
+		lines = append(lines, text.Truncate(" "+l, w, "…"))
 	}
 	for len(lines) < h-1 {
 		lines = append(lines, "")

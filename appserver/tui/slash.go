@@ -182,7 +182,11 @@ func (m *model) showStatus() tea.Cmd {
 	add("sandbox", sandboxName(c.sandbox))
 	add("approvals", c.approval)
 	if u := c.usage; u != nil {
-		add("tokens", fmt.Sprintf("%s in all, %s in · %s out; %s", count(u.Total.TotalTokens), count(u.Total.InputTokens), count(u.Total.OutputTokens), window(u)))
+		s := fmt.Sprintf("%s in all, %s in · %s out", count(u.Total.TotalTokens), count(u.Total.InputTokens), count(u.Total.OutputTokens))
+		if pct := window(u); pct != "" {
+			s += ", " + pct
+		}
+		add("tokens", s)
 	}
 	add("host", m.host())
 	add("engine", strings.TrimSpace(m.engine.Kind+" "+m.engine.Version+" "+m.engine.State))

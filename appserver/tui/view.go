@@ -222,6 +222,10 @@ func (m *model) drawAsk(q *ask, w, room int) (lines []string, x, y int) {
 	if !m.comp.Empty() && room > 8 {
 		room--
 	}
+	if m.h >= rulesAt {
+		lines = append(lines, m.rule(w))
+		room--
+	}
 	if c := m.asks.closed; c.text != "" && room > 8 {
 		lines = append(lines, m.th.Dim.Render(text.Truncate("┃ "+c.text+" "+ago(m.now().Sub(c.at))+" ago", w, "…")))
 		room--

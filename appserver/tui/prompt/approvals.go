@@ -99,7 +99,7 @@ func buildCommand(p *Prompt) error {
 	}
 	p.choices = []choice{
 		{key: "y", label: "run", seen: true, word: "approved", result: fixed(protocol.Decide(protocol.DecisionAccept))},
-		{key: "a", label: "run, and don't ask again this session", seen: true, word: "approved for the session", result: fixed(protocol.Decide(protocol.DecisionAcceptSession))},
+		{key: "a", label: "run, and don't ask again this session", short: "session", seen: true, word: "approved for the session", result: fixed(protocol.Decide(protocol.DecisionAcceptSession))},
 	}
 	p.amendments(q.ProposedExecpolicyAmendment, q.AvailableDecisions)
 	p.refusals()
@@ -111,7 +111,7 @@ func (p *Prompt) amendments(prefix []string, offered []json.RawMessage) {
 	if len(prefix) > 0 {
 		rule := map[string]any{"acceptWithExecpolicyAmendment": map[string]any{"execpolicy_amendment": prefix}}
 		p.choices = append(p.choices, choice{
-			key: "p", label: "run, and always allow `" + text.CleanLine(strings.Join(prefix, " ")) + " …`", seen: true,
+			key: "p", label: "run, and always allow `" + text.CleanLine(strings.Join(prefix, " ")) + " …`", short: "always", seen: true,
 			word: "approved with a rule", result: fixed(map[string]any{"decision": rule}),
 		})
 	}
@@ -139,8 +139,8 @@ func (p *Prompt) amendments(prefix []string, offered []json.RawMessage) {
 func (p *Prompt) refusals() {
 	p.choices = append(p.choices,
 		choice{key: "d", label: "deny", word: "denied", result: decline},
-		choice{key: "r", label: "deny with a reason", reason: true, word: "denied", result: decline},
-		choice{key: "esc", label: "stop the turn", word: "stopped", result: fixed(protocol.Decide(protocol.DecisionCancel))},
+		choice{key: "r", label: "deny with a reason", short: "reason", reason: true, word: "denied", result: decline},
+		choice{key: "esc", label: "stop the turn", short: "stop", word: "stopped", result: fixed(protocol.Decide(protocol.DecisionCancel))},
 	)
 }
 
@@ -162,7 +162,7 @@ func buildFile(p *Prompt) error {
 	}
 	p.choices = []choice{
 		{key: "y", label: "write", seen: true, word: "approved", result: fixed(protocol.Decide(protocol.DecisionAccept))},
-		{key: "a", label: "write, and don't ask again this session", seen: true, word: "approved for the session", result: fixed(protocol.Decide(protocol.DecisionAcceptSession))},
+		{key: "a", label: "write, and don't ask again this session", short: "session", seen: true, word: "approved for the session", result: fixed(protocol.Decide(protocol.DecisionAcceptSession))},
 	}
 	p.refusals()
 	return nil
@@ -253,11 +253,11 @@ func buildPermissions(p *Prompt) error {
 		}{protocol.PermissionsGranted{Permissions: json.RawMessage("{}"), Scope: "turn"}, reason}
 	}
 	p.choices = []choice{
-		{key: "y", label: "grant for this turn", seen: true, word: "granted", result: grant("turn")},
-		{key: "a", label: "grant for the session", seen: true, word: "granted for the session", result: grant("session")},
+		{key: "y", label: "grant for this turn", short: "turn", seen: true, word: "granted", result: grant("turn")},
+		{key: "a", label: "grant for the session", short: "session", seen: true, word: "granted for the session", result: grant("session")},
 		{key: "d", label: "refuse", word: "refused", result: nothing},
-		{key: "r", label: "refuse with a reason", reason: true, word: "refused", result: nothing},
-		{key: "esc", label: "stop the turn", stop: true},
+		{key: "r", label: "refuse with a reason", short: "reason", reason: true, word: "refused", result: nothing},
+		{key: "esc", label: "stop the turn", short: "stop", stop: true},
 	}
 	return nil
 }
@@ -336,9 +336,9 @@ func (p *Prompt) legacyChoices() {
 	}
 	p.choices = []choice{
 		{key: "y", label: "approve", seen: true, word: "approved", result: say("approved")},
-		{key: "a", label: "approve for the session", seen: true, word: "approved for the session", result: say("approved_for_session")},
+		{key: "a", label: "approve for the session", short: "session", seen: true, word: "approved for the session", result: say("approved_for_session")},
 		{key: "d", label: "deny", word: "denied", result: denied},
-		{key: "r", label: "deny with a reason", reason: true, word: "denied", result: denied},
-		{key: "esc", label: "stop the turn", word: "stopped", result: say("abort")},
+		{key: "r", label: "deny with a reason", short: "reason", reason: true, word: "denied", result: denied},
+		{key: "esc", label: "stop the turn", short: "stop", word: "stopped", result: say("abort")},
 	}
 }

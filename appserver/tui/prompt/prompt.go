@@ -46,9 +46,10 @@ type Answer struct {
 // choice is one way to answer with one key.
 type choice struct {
 	key, label string
-	seen       bool // only after the whole request was on the screen
-	reason     bool // asks for a reason first
-	stop       bool // stops the turn instead of answering
+	short      string // the label where there is little room
+	seen       bool   // only after the whole request was on the screen
+	reason     bool   // asks for a reason first
+	stop       bool   // stops the turn instead of answering
 	word       string
 	result     func(reason string) any
 }
@@ -315,17 +316,13 @@ func (p *Prompt) foot(l Look, w int) (lines []string, x, y int) {
 	if p.form != nil {
 		return p.form.render(th, w, max(l.Height-4, 3))
 	}
-	keys := make([]string, 0, len(p.choices))
-	for _, c := range p.choices {
-		label := c.label
-		if c.seen && !p.seen && len(p.lines) > p.room && p.room > 0 {
-			keys = append(keys, th.Dim.Render(c.key+" "+label))
-			continue
-		}
-		keys = append(keys, th.Bold.Render(c.key)+" "+label)
+	lines = flow(p.keys(th, w, false), w)
+	if small := l.Height < 12 || w < 50; small && len(lines) > 1 {
+		lines = flow(p.keys(th, w, true), w)
+	} else if !small {
+		lines = append([]string{""}, lines...)
 	}
-	lines = append([]string{""}, flow(keys, w)...)
-	if l.Also != "" {
+	if l.Also != "" && l.Height >= 10 {
 		last := len(lines) - 1
 		also := th.Dim.Render("also on: " + text.CleanLine(l.Also))
 		if text.Width(lines[last])+text.Width(also)+3 <= w {
@@ -335,6 +332,24 @@ func (p *Prompt) foot(l Look, w int) (lines []string, x, y int) {
 		}
 	}
 	return lines, -1, 0
+}
+
+// keys is what can be pressed; what cannot be pressed yet is faint.
+func (p *Prompt) keys(th *theme.Theme, w int, short bool) []string {
+	out := make([]string, 0, len(p.choices))
+	for _, c := range p.choices {
+		label := c.label
+		if short && c.short != "" {
+			label = c.short
+		}
+		if c.seen && !p.seen && len(p.lines) > p.room && p.room > 0 {
+			label = th.Dim.Render(c.key + " " + label)
+		} else {
+			label = th.Bold.Render(c.key) + " " + label
+		}
+		out = append(out, text.Truncate(label, w, "…"))
+	}
+	return out
 }
 
 // flow sets words in lines of at most w cells, three spaces between them.

@@ -57,6 +57,13 @@ func (b *block) draw(t *Transcript) []string {
 	default:
 		b.lines = []string{drawOther(t, b, w)}
 	}
+	if b.kind != kindAgent {
+		for i, l := range b.lines {
+			if len(l) > w && text.Width(l) > w { // only where the window is tiny
+				b.lines[i] = text.Truncate(l, w, "…")
+			}
+		}
+	}
 	b.fresh, b.width = true, w
 	return b.lines
 }

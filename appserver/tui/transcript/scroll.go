@@ -71,9 +71,10 @@ func (t *Transcript) Scroll(n int) (atTop bool) {
 		if n >= 0 {
 			return false
 		}
-		t.top, t.off = t.up(len(t.blocks), 0, t.height)
+		t.top, t.off = t.up(len(t.blocks), 0, max(t.height, 1))
 		t.follow = false
 	}
+	t.top = min(t.top, len(t.blocks)-1)
 	if n < 0 {
 		t.top, t.off = t.up(t.top, min(t.off, t.blocks[t.top].height(t)), -n)
 		return t.top == 0 && t.off == 0

@@ -147,11 +147,29 @@ func (t *Transcript) Prepend(turns []protocol.Turn) {
 // Turn shows a whole turn from the history, its end included.
 func (t *Transcript) Turn(turn protocol.Turn) {
 	for _, it := range turn.Items {
-		t.Upsert(turn.ID, it, turn.Status != protocol.TurnInProgress || it.CompletedAtMs > 0)
+		t.Upsert(turn.ID, it, turn.Status != protocol.TurnInProgress || !inProgress(it))
 	}
 	if turn.Status != protocol.TurnInProgress {
 		t.EndTurn(turn)
 	}
+}
+
+// inProgress reports whether an item says of itself that it is not finished.
+// Those that cannot say so are only in a history when they are.
+func inProgress(it protocol.Item) bool {
+	switch b := it.Body.(type) {
+	case *protocol.CommandExecution:
+		return b.Status == protocol.ItemInProgress
+	case *protocol.FileChange:
+		return b.Status == protocol.ItemInProgress
+	case *protocol.MCPToolCall:
+		return b.Status == protocol.ItemInProgress
+	case *protocol.DynamicToolCall:
+		return b.Status == protocol.ItemInProgress
+	case *protocol.OtherItem:
+		return protocol.StringField(b.Raw, "status") == protocol.ItemInProgress
+	}
+	return false
 }
 
 // Cut removes everything from the first block of any of these turns on, and
