@@ -26,7 +26,7 @@ func loop(c *conversation, _ []string) reply {
 		return reply{
 			usage: fullContext,
 			text:  fmt.Sprintf("%sRound %d: I claim to have used the whole context window, so the client should compact it.", label, n+1),
-			calls: []toolCall{function(toolExec, execArgs{Cmd: fmt.Sprintf("echo round %d of the rehearsal", n+1)})},
+			calls: []toolCall{function(toolExec, execArgs{Cmd: fmt.Sprintf("echo round %d of the rehearsal", n+1), Login: plainShell()})},
 		}
 	}
 	return reply{text: fmt.Sprintf("%sI claimed a full context window %d times and was not compacted. I stop here.", label, n)}

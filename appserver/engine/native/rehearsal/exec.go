@@ -23,11 +23,16 @@ type execArgs struct {
 	Cmd           string `json:"cmd"`
 	Workdir       string `json:"workdir,omitempty"`
 	TTY           bool   `json:"tty,omitempty"`
+	Login         *bool  `json:"login,omitempty"`
 	YieldMs       int    `json:"yield_time_ms,omitempty"`
 	MaxTokens     int    `json:"max_output_tokens,omitempty"`
 	Permissions   string `json:"sandbox_permissions,omitempty"`
 	Justification string `json:"justification,omitempty"`
 }
+
+// plainShell keeps what login scripts print out of a file that is read to be
+// edited. What a person asks to run gets the client's usual shell.
+func plainShell() *bool { return new(bool) }
 
 type stdinArgs struct {
 	Session int    `json:"session_id"`

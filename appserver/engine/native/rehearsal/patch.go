@@ -119,7 +119,7 @@ func (c *conversation) contents(file string) (string, *reply) {
 	}
 	cmd := "cat -- " + shellQuote(file)
 	if c.count(toolExec) == 0 {
-		return "", &reply{text: label + "I'll read " + span(file) + " first.", calls: []toolCall{function(toolExec, execArgs{Cmd: cmd, MaxTokens: readTokens})}}
+		return "", &reply{text: label + "I'll read " + span(file) + " first.", calls: []toolCall{function(toolExec, execArgs{Cmd: cmd, Login: plainShell(), MaxTokens: readTokens})}}
 	}
 	r, poll := c.firstCommand()
 	switch {
@@ -166,7 +166,7 @@ func (c *conversation) apply(before int, intro, patch, fallback, done string) re
 	if c.count(toolExec) == before {
 		return reply{
 			text:  label + intro + " The client did not offer me " + span(toolPatch) + " (it does for the model name " + span(Slug) + "), so I use a command.",
-			calls: []toolCall{function(toolExec, execArgs{Cmd: fallback})},
+			calls: []toolCall{function(toolExec, execArgs{Cmd: fallback, Login: plainShell()})},
 		}
 	}
 	r, poll := c.finished()

@@ -46,7 +46,7 @@ func tour(c *conversation, _ []string) reply {
 			beats: 1,
 			text:  label + "First a command. I ask for it to run **outside the sandbox**, so you are asked before it does. It only looks around.",
 			calls: []toolCall{function(toolExec, execArgs{
-				Cmd: tourCommand, Permissions: "require_escalated",
+				Cmd: tourCommand, Login: plainShell(), Permissions: "require_escalated",
 				Justification: "The tour shows what an approval looks like. The command only looks around. Allow it?",
 			})},
 		}
@@ -64,7 +64,7 @@ func tour(c *conversation, _ []string) reply {
 			calls: []toolCall{patchCall(c.tools[toolPatch], addPatch(tourFile, tourBody))},
 		})
 	case len(patches) == 1 && applied(patches[0].output):
-		after := strings.Replace(tourBody, "Status: draft", "4. And then it was changed.\n\nStatus: **seen**", 1)
+		after := strings.Replace(tourBody, "\n\nStatus: draft", "\n4. And then it was changed.\n\nStatus: **seen**", 1)
 		return withPlan(2, reply{
 			beats: 1,
 			text:  label + "And now I change it, so that you see a diff with both sides.",
