@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	osexec "os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -20,6 +19,8 @@ type spec struct {
 	Program string `json:"program,omitempty"` // absolute; empty: only try the confinement
 	Dir     string `json:"dir,omitempty"`
 	Areas   []area `json:"areas,omitempty"`
+	// Hidden directories appear empty.
+	Hidden []string `json:"hidden,omitempty"`
 	// Open leaves the file system alone (externalSandbox).
 	Open    bool `json:"open,omitempty"`
 	Network bool `json:"network,omitempty"`
@@ -36,6 +37,7 @@ func (r *Runner) confine(cmd *osexec.Cmd, p protocol.SandboxPolicy) error {
 	if !s.Open {
 		s.Areas = areas(roots(p, cmd.Dir, lookupEnv(cmd.Env, "TMPDIR")))
 		s.Mounts = sup.namespaces
+		s.Hidden = r.hidden
 	}
 	return r.through(cmd, s)
 }
@@ -47,7 +49,7 @@ func (r *Runner) through(cmd *osexec.Cmd, s spec) error {
 		return fmt.Errorf("encode the confinement: %w", err)
 	}
 	cmd.Path = r.self
-	cmd.Args = append([]string{filepath.Base(r.self), Command, string(b), "--"}, cmd.Args...)
+	cmd.Args = append([]string{"towline", Command, string(b), "--"}, cmd.Args...)
 	if !s.Mounts {
 		return nil
 	}

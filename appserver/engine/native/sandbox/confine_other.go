@@ -19,6 +19,6 @@ func (r *Runner) examine() support { return support{problem: errNoSandbox} }
 
 // Main is the helper; it exists only on Linux.
 func Main([]string) int {
-	_, _ = os.Stderr.WriteString("towline sandbox: " + errNoSandbox.Error() + "\n") // nowhere else to say it
+	_, _ = os.Stderr.WriteString(complaint + errNoSandbox.Error() + "\n") // nowhere else to say it
 	return ExitHelper
 }

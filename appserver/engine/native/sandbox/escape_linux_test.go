@@ -14,6 +14,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
 
 	"towline/appserver/protocol"
@@ -378,4 +379,73 @@ func TestInheritedDescriptorIsClosed(t *testing.T) {
 		t.Error("wrote through an inherited descriptor")
 	}
 	want(t, outside+"/precious", "precious")
+}
+
+// TestOtherTerminalsAreOutOfReach has a terminal of the same user elsewhere:
+// what is written there is read as a person's typing or shown as a program's
+// output.
+func TestOtherTerminalsAreOutOfReach(t *testing.T) {
+	master, slave, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	defer slave.Close()
+	both(t, func(t *testing.T, r *Runner) {
+		ws, _ := project(t)
+		refused(t, r, workspace, ws, "open for writing", slave.Name())
+	})
+}
+
+// TestDaemonIsHidden has a program with network, which could otherwise talk to
+// the daemon's socket and approve its own requests.
+func TestDaemonIsHidden(t *testing.T) {
+	r := runner(t)
+	if !r.support().namespaces {
+		t.Skipf("NOT TESTED, namespaces do not work here: %v", r.Weaknesses())
+	}
+	ws, outside := project(t)
+	sock := outside + "/s"
+	l, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if out, ok := probe(t, r, networked, ws, "dial", "unix", sock); !ok {
+		t.Fatalf("the test's own socket cannot be reached: %s", out)
+	}
+	r = New(r.self, r.log, outside, "/towline-no-such-directory")
+	refused(t, r, networked, ws, "dial", "unix", sock)
+	refused(t, r, networked, ws, "unmount", outside)
+	if out, code := sh(t, r, networked, ws, "cat ../outside/precious || ls -A ../outside"); code == 0 && strings.TrimSpace(out) == "precious" {
+		t.Errorf("hidden files can be read: %q", out)
+	}
+}
+
+// TestToolsWork runs what agents run all day.
+func TestToolsWork(t *testing.T) {
+	both(t, func(t *testing.T, r *Runner) {
+		for name, script := range map[string]string{
+			"git reads":   `git init -q x && cd x && git status --short && git log 2>&1 | head -1`,
+			"locks":       `command -v python3 >/dev/null || exit 0; python3 -c 'import multiprocessing as m; m.Lock(); m.Pool(2).map(abs, [1, -2])'`,
+			"pty":         `command -v python3 >/dev/null || exit 0; python3 -c 'import pty, os; pty.spawn(["true"])' </dev/null`,
+			"temp files":  `f=$(mktemp) && echo x > "$f" && rm "$f"`,
+			"pipes":       `seq 1000 | sort -rn | head -1`,
+			"descriptors": `echo a > /dev/stdout; echo b > /dev/fd/1; cat < /dev/stdin < /dev/null`,
+			"background":  `sleep 0 & wait`,
+			"users":       `id && ls -ln / > /dev/null`,
+		} {
+			t.Run(name, func(t *testing.T) {
+				if name == "pty" && !r.support().namespaces {
+					t.Skip("without namespaces no program may open the shared /dev/pts")
+				}
+				ws, _ := project(t)
+				p := workspace
+				p.ExcludeSlashTmp = false
+				if out, code := sh(t, r, p, ws, script); code != 0 {
+					t.Errorf("exit %d: %s", code, out)
+				}
+			})
+		}
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
@@ -50,8 +51,20 @@ func changes(abi int) landlock.AccessFSSet {
 // user's other terminals are there.
 var devices = []string{"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/ptmx", "/dev/pts/ptmx"}
 
-// restrictFiles confines every thread by Landlock.
-func restrictFiles(areas []area) error {
+// ownTerminals mounts an instance of /dev/pts of the program's own, in which it
+// may open as many terminals as it likes. A program that was given a terminal
+// keeps the shared one, where its terminal is. It reports whether it did;
+// failing costs a convenience, no safety.
+func ownTerminals() bool {
+	if len(terminal()) > 0 {
+		return false
+	}
+	return unix.Mount("devpts", "/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620") == nil
+}
+
+// restrictFiles confines every thread by Landlock. more are further files that
+// may be written.
+func restrictFiles(areas []area, more ...string) error {
 	abi, err := landlockABI()
 	if err != nil {
 		return fmt.Errorf("ask for Landlock: %w", err)
@@ -67,7 +80,7 @@ func restrictFiles(areas []area) error {
 	}
 	file := all & landlock.AccessFSSet(ll.AccessFSWriteFile|ll.AccessFSTruncate|ll.AccessFSIoctlDev)
 	var rules []landlock.Rule
-	for _, d := range append(terminal(), devices...) {
+	for _, d := range slices.Concat(devices, terminal(), more) {
 		rules = append(rules, landlock.PathAccess(file, d).IgnoreIfMissing())
 	}
 	for _, a := range areas {
@@ -150,6 +163,18 @@ func mountReadOnly(areas []area) error {
 		}
 		if err := unix.Close(c.fd); err != nil {
 			return fmt.Errorf("close the copy of %s: %w", c.Path, err)
+		}
+	}
+	return nil
+}
+
+// hide mounts an empty directory over each of those that exist.
+func hide(dirs []string) error {
+	const flags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	for _, d := range dirs {
+		err := unix.Mount("none", d, "tmpfs", flags, "size=4k,nr_inodes=1,mode=0")
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("hide %s: %w", d, err)
 		}
 	}
 	return nil

@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
-
-// complaint begins what the helper says on stderr when it fails, so that its
-// failure is not taken for the program's.
-const complaint = "towline sandbox: "
 
 // Main is the helper: args are what follows Command on its command line. It
 // replaces the process by the program and returns only when that failed.
@@ -29,7 +26,9 @@ func become(args []string) error {
 		return errors.New("this is a part of towline, not a command to type")
 	}
 	var s spec
-	if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
+	d := json.NewDecoder(strings.NewReader(args[0]))
+	d.DisallowUnknownFields() // a rule this version does not know must not be dropped
+	if err := d.Decode(&s); err != nil {
 		return fmt.Errorf("read the confinement: %w", err)
 	}
 	argv := args[2:]
@@ -37,9 +36,16 @@ func become(args []string) error {
 	// those of the thread that calls it.
 	runtime.LockOSThread()
 
+	var terminals []string
 	if s.Mounts {
 		if err := mountReadOnly(s.Areas); err != nil {
 			return err
+		}
+		if err := hide(s.Hidden); err != nil {
+			return err
+		}
+		if ownTerminals() {
+			terminals = []string{"/dev/pts"}
 		}
 		// The working directory still lies in the mount that was covered.
 		if err := unix.Chdir(s.Dir); err != nil {
@@ -59,7 +65,7 @@ func become(args []string) error {
 		return fmt.Errorf("give up gaining privileges: %w", err)
 	}
 	if !s.Open {
-		if err := restrictFiles(s.Areas); err != nil {
+		if err := restrictFiles(s.Areas, terminals...); err != nil {
 			return err
 		}
 	}

@@ -52,8 +52,9 @@ func writesEverywhere(p protocol.SandboxPolicy) bool {
 // roots lists what Roots does for the policies that restrict writing; tmpdir is
 // the value of $TMPDIR.
 func roots(p protocol.SandboxPolicy, cwd, tmpdir string) []string {
+	out := []string{}
 	if p.Type != protocol.PolicyWorkspaceWrite {
-		return nil
+		return out
 	}
 	candidates := append([]string{cwd}, p.WritableRoots...)
 	if !p.ExcludeSlashTmp {
@@ -64,7 +65,6 @@ func roots(p protocol.SandboxPolicy, cwd, tmpdir string) []string {
 	if !p.ExcludeTmpdirEnvVar && tmpdir != "" {
 		candidates = append(candidates, tmpdir)
 	}
-	var out []string
 	for _, c := range candidates {
 		if !filepath.IsAbs(c) {
 			continue
@@ -80,7 +80,7 @@ func roots(p protocol.SandboxPolicy, cwd, tmpdir string) []string {
 
 // Roots lists the directories p lets programs and patches write to without
 // asking, symlinks resolved. everywhere is true when p does not restrict
-// writing; then the list is nil.
+// writing; then the list is nil, and only then.
 func Roots(p protocol.SandboxPolicy, cwd string) (list []string, everywhere bool) {
 	if writesEverywhere(p) {
 		return nil, true

@@ -15,19 +15,32 @@ const Command = "__sandbox"
 // confinement or start the program: the program has not run.
 const ExitHelper = 125
 
+// complaint begins what the helper says on stderr when it fails, so that its
+// failure is not taken for the program's.
+const complaint = "towline sandbox: "
+
 // Runner starts programs under a policy. It is safe for concurrent use.
 type Runner struct {
-	self string
-	log  *slog.Logger
+	self   string
+	log    *slog.Logger
+	hidden []string
 
 	probe sync.Once
 	found support
 }
 
 // New makes a Runner; self is the path of the towline binary, which runs again
-// as the helper.
-func New(self string, log *slog.Logger) *Runner {
-	return &Runner{self: self, log: log}
+// as the helper. Empty means this process's own binary, also when an upgrade
+// has replaced the file meanwhile (Linux only).
+//
+// hidden are absolute directories that confined programs must not see: where
+// the daemon's sockets and secrets are, through which a program with network
+// could let itself out. They need the namespace layer.
+func New(self string, log *slog.Logger, hidden ...string) *Runner {
+	if self == "" {
+		self = "/proc/self/exe"
+	}
+	return &Runner{self: self, log: log, hidden: hidden}
 }
 
 // Confine changes cmd, which must have Path, Args, Dir and Env set and not be

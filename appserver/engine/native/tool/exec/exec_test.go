@@ -182,6 +182,49 @@ func TestStdin(t *testing.T) {
 	}
 }
 
+// TestWriteToDeafProcess fills the pipe of a process that never reads.
+func TestWriteToDeafProcess(t *testing.T) {
+	for _, tty := range []bool{false, true} {
+		c := shell("stty raw -echo 2>/dev/null; echo ready; sleep 1000")
+		c.KeepStdin, c.TTY = true, tty
+		p := start(t, manager(t), c)
+		until(t, p, "ready")
+		p.patience = 50 * time.Millisecond
+		if err := p.Write(make([]byte, 1<<20)); !errors.Is(err, ErrStuck) {
+			t.Errorf("tty %v: got %v, want %v", tty, err, ErrStuck)
+		}
+		p.Kill()
+		ended(t, p)
+	}
+}
+
+func TestShortOutputIsComplete(t *testing.T) {
+	m := manager(t)
+	for i := range 60 {
+		p := start(t, m, Command{Argv: []string{"echo", "hello"}, TTY: i%2 == 0})
+		ended(t, p)
+		if out, _ := p.Output(); strings.TrimSpace(out) != "hello" {
+			t.Fatalf("run %d: %q", i, out)
+		}
+	}
+}
+
+func TestLargeOutputKeepsItsEnds(t *testing.T) {
+	c := shell("echo first; head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last")
+	c.OutputCap = 10000
+	var seen int
+	c.OnOutput = func(_ string, b []byte) { seen += len(b) }
+	p := start(t, manager(t), c)
+	ended(t, p)
+	out, cut := p.Output()
+	if !cut || !strings.HasPrefix(out, "first\n") || !strings.HasSuffix(out, "x\nlast\n") || len(out) > 10100 {
+		t.Errorf("cut %v, %d bytes: %.20q…", cut, len(out), out)
+	}
+	if seen != 3000000+len("first\n\nlast\n") {
+		t.Errorf("callback saw %d bytes", seen)
+	}
+}
+
 func TestTake(t *testing.T) {
 	p := start(t, manager(t), Command{Argv: []string{"sh", "-c", "echo ready; read x; echo got $x; read x"}, KeepStdin: true})
 	until(t, p, "ready")

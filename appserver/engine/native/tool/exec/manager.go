@@ -50,7 +50,7 @@ func (m *Manager) Start(ctx context.Context, c Command) (*Process, error) {
 		c.OutputCap = DefaultOutputCap
 	}
 	p := &Process{
-		cmd: c, done: make(chan struct{}), exited: make(chan struct{}), log: m.cfg.Log,
+		cmd: c, patience: writeTimeout, done: make(chan struct{}), exited: make(chan struct{}), log: m.cfg.Log,
 		out: newClip(c.OutputCap), err: newClip(c.OutputCap), all: newClip(c.OutputCap), fresh: newClip(c.OutputCap),
 	}
 	if err := m.admit(p); err != nil {

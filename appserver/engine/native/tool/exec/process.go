@@ -17,14 +17,16 @@ import (
 // Process is one running or finished command. Its methods are safe for
 // concurrent use.
 type Process struct {
-	id      string
-	cmd     Command
-	log     *slog.Logger
-	child   *osexec.Cmd
-	readers []reader
-	started time.Time
-	exited  chan struct{} // the command itself has ended
-	done    chan struct{} // and its output is complete, its children are gone
+	id  string
+	cmd Command
+	log *slog.Logger
+	// patience is writeTimeout except in tests.
+	patience time.Duration
+	child    *osexec.Cmd
+	readers  []reader
+	started  time.Time
+	exited   chan struct{} // the command itself has ended
+	done     chan struct{} // and its output is complete, its children are gone
 
 	// writing serialises writers: input of one call must not be interleaved with
 	// another's. Taken before mu.
@@ -152,7 +154,7 @@ func (p *Process) Write(b []byte) error {
 	case f == nil:
 		return ErrNoStdin
 	}
-	if err := f.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := f.SetWriteDeadline(time.Now().Add(p.patience)); err != nil {
 		return fmt.Errorf("write to process %s: %w", p.id, err)
 	}
 	_, err := f.Write(b)
