@@ -4,7 +4,8 @@
 // Everything that did not come from this program (model output, command output,
 // file names, thread titles, names of other people) goes through [Clean] or
 // [CleanLine] before it meets a terminal. Command output that arrives in pieces
-// goes through a [Stream]. What comes out holds no control byte but newline, so
+// goes through a [Stream]. What a person is asked to approve goes through [Reveal],
+// which hides nothing: it shows such characters instead of acting on them. What comes out holds no control byte but newline, so
 // styling may be added around it afterwards.
 //
 // [Width], [Truncate], [Fit] and [Wrap] understand SGR styling and count
