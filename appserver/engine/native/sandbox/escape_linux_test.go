@@ -170,6 +170,17 @@ func init() {
 	}
 }
 
+var networked = protocol.SandboxPolicy{Type: protocol.PolicyWorkspaceWrite, ExcludeSlashTmp: true, NetworkAccess: true}
+
+func probe(t *testing.T, r *Runner, p protocol.SandboxPolicy, dir string, args ...string) (string, bool) {
+	t.Helper()
+	out, code := run(t, r, p, dir, append([]string{r.self, "probe"}, args...)...)
+	if code == ExitHelper {
+		t.Fatalf("the helper failed: %s", out)
+	}
+	return out, code == 0
+}
+
 // refused runs a probe and wants it to fail.
 func refused(t *testing.T, r *Runner, p protocol.SandboxPolicy, dir string, args ...string) {
 	t.Helper()

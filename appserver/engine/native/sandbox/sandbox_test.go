@@ -96,19 +96,9 @@ func sh(t *testing.T, r *Runner, p protocol.SandboxPolicy, dir, script string) (
 	return run(t, r, p, dir, "/bin/sh", "-c", script)
 }
 
-func probe(t *testing.T, r *Runner, p protocol.SandboxPolicy, dir string, args ...string) (string, bool) {
-	t.Helper()
-	out, code := run(t, r, p, dir, append([]string{r.self, "probe"}, args...)...)
-	if code == ExitHelper {
-		t.Fatalf("the helper failed: %s", out)
-	}
-	return out, code == 0
-}
-
 var (
 	readOnly  = protocol.SandboxPolicy{Type: protocol.PolicyReadOnly}
 	workspace = protocol.SandboxPolicy{Type: protocol.PolicyWorkspaceWrite, ExcludeSlashTmp: true}
-	networked = protocol.SandboxPolicy{Type: protocol.PolicyWorkspaceWrite, ExcludeSlashTmp: true, NetworkAccess: true}
 )
 
 // project makes a workspace with control folders and a place outside of it.
