@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -69,7 +70,7 @@ func BenchmarkDelta(b *testing.B) {
 	for b.Loop() {
 		box := newInbox()
 		box.open(1)
-		(&receiver{gen: 1, box: box}).Notification(nil, transcript.DeltaMessage, raw)
+		(&receiver{gen: 1, box: box}).Notification(context.Background(), transcript.DeltaMessage, raw)
 		m.Update(eventsMsg(box.take()))
 		m.View()
 	}
@@ -83,7 +84,7 @@ func BenchmarkReceive(b *testing.B) {
 	raw, _ := json.Marshal(obj{"threadId": "t-1", "turnId": "u-x", "itemId": "stream", "delta": "word "})
 	n := 0
 	for b.Loop() {
-		r.Notification(nil, transcript.DeltaMessage, raw)
+		r.Notification(context.Background(), transcript.DeltaMessage, raw)
 		if n++; n%1000 == 0 {
 			box.take()
 		}

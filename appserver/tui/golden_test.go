@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -58,7 +59,7 @@ func (b *bench) event(method string, params any) {
 	e := event{gen: 1, method: method, params: raw}
 	box := newInbox()
 	box.open(1)
-	(&receiver{gen: 1, box: box, over: func() {}}).Notification(nil, method, raw)
+	(&receiver{gen: 1, box: box, over: func() {}}).Notification(context.Background(), method, raw)
 	if q := box.take(); len(q) > 0 {
 		e = q[0]
 	}

@@ -251,3 +251,21 @@ func listed(id, name, status string, flags ...any) obj {
 	}
 	return obj{"id": id, "sessionId": id, "name": name, "preview": name, "cwd": "/home/ana/src/shop", "status": st, "turns": []any{}, "updatedAt": 1, "createdAt": 1, "modelProvider": "x"}
 }
+
+func TestPasteAndResizeOnTheTerminal(t *testing.T) {
+	f := newFake(t).session(protocol.Session{})
+	s := start(t, f, 80, 24)
+	s.sees("○ new")
+	long := strings.Repeat("a line of a log\r\n", 212)
+	s.keys("why: ")
+	s.paste(long)
+	s.sees("why: [pasted 212 lines]")
+	s.resize(160, 40)
+	s.sees("threads", "ctrl+t", "[pasted 212 lines]")
+	s.resize(20, 6)
+	s.sees("[pasted 212 lines")
+	s.keys("<enter>")
+	if p := string(f.wait("turn/start", 1)); strings.Count(p, "a line of a log") != 212 {
+		t.Errorf("%d of 212 lines were sent", strings.Count(p, "a line of a log"))
+	}
+}

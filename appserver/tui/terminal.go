@@ -8,21 +8,28 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
+	uv "github.com/charmbracelet/ultraviolet"
 	"golang.org/x/term"
 )
+
+// getenv is a variable of the terminal's environment.
+func getenv(environ []string, name string) (v string) {
+	for _, e := range environ {
+		if k, val, ok := strings.Cut(e, "="); ok && k == name {
+			v = val
+		}
+	}
+	return v
+}
 
 // colours is how many colours the terminal described by environ shows. Only
 // environ counts: the process may be a daemon with a terminal of its own, or none.
 func colours(environ []string) (int, colorprofile.Profile) {
-	env := map[string]string{}
-	for _, e := range environ {
-		if k, v, ok := strings.Cut(e, "="); ok {
-			env[k] = v
-		}
-	}
-	if env["NO_COLOR"] != "" || env["TERM"] == "" || env["TERM"] == "dumb" {
+	if t := getenv(environ, "TERM"); getenv(environ, "NO_COLOR") != "" || t == "" || t == "dumb" {
 		return 0, colorprofile.ASCII
 	}
 	switch p := colorprofile.Env(environ); p {
@@ -36,21 +43,24 @@ func colours(environ []string) (int, colorprofile.Profile) {
 	return 0, colorprofile.ASCII
 }
 
-// input reads the terminal for the program and tells of its end. Its Read ends
-// with ctx even when In's does not: what In gives then is lost with the screen.
+// maxUnread bounds what may come from the terminal without making an event: a
+// paste that never ends is the only way to get there.
+const maxUnread = 16 << 20
+
+// input reads a terminal that is not this machine's. Its Read ends with ctx even
+// when In's does not: what In gives then is lost with the screen.
 type input struct {
-	ctx   context.Context
-	data  chan []byte
-	rest  []byte
-	ended func()
+	ctx    context.Context
+	data   chan []byte
+	rest   []byte
+	unread atomic.Int64 // bytes since the last event
 }
 
 // pump copies In, in a goroutine of its own that ends with In: nothing can
 // interrupt a read in progress, so whoever owns In ends it.
-func pump(ctx context.Context, in io.Reader, ended func()) *input {
-	r := &input{ctx: ctx, data: make(chan []byte), ended: ended}
+func pump(ctx context.Context, in io.Reader) *input {
+	r := &input{ctx: ctx, data: make(chan []byte)}
 	go func() {
-		defer ended()
 		defer close(r.data)
 		for {
 			buf := make([]byte, 4096)
@@ -74,7 +84,7 @@ func (r *input) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 {
 		select {
 		case b, ok := <-r.data:
-			if !ok {
+			if !ok || r.unread.Add(int64(len(b))) > maxUnread {
 				return 0, io.EOF
 			}
 			r.rest = b
@@ -85,6 +95,31 @@ func (r *input) Read(p []byte) (int, error) {
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
+}
+
+// decode turns bytes into events for the program until In ends, which it tells
+// last. Bubble Tea would do this itself, but its reader waits for ever for a
+// program that has ended while it had something to say.
+func (r *input) decode(term string, send func(tea.Msg)) {
+	events := make(chan uv.Event)
+	go func() {
+		defer close(events)
+		_ = uv.NewTerminalReader(r, term).StreamEvents(r.ctx, events) // its end is the end of In
+	}()
+	for e := range events {
+		r.unread.Store(0)
+		send(e)
+	}
+	send(endMsg{})
+}
+
+// silent is the input Bubble Tea gets in its place: it says nothing until ctx
+// ends. Bubble Tea asks the terminal questions only when it has an input.
+type silent struct{ ctx context.Context }
+
+func (s silent) Read([]byte) (int, error) {
+	<-s.ctx.Done()
+	return 0, io.EOF
 }
 
 // output writes to the terminal and gives up when ctx ends: a terminal that is

@@ -101,10 +101,12 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		out.crlf = true
 		opts = append(opts, tea.WithOutput(out))
 	}
+	var in *input
 	if f := terminalFile(cfg.In); f != nil && cfg.Sizes == nil {
 		opts = append(opts, tea.WithInput(ttyInput{f, func() { go ended() }}))
 	} else {
-		opts = append(opts, tea.WithInput(pump(runCtx, cfg.In, ended)))
+		in = pump(runCtx, cfg.In)
+		opts = append(opts, tea.WithInput(silent{runCtx}))
 	}
 	if cfg.Sizes != nil {
 		opts = append(opts, tea.WithoutSignalHandler())
@@ -115,6 +117,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 
 	var wg sync.WaitGroup
 	wg.Go(func() { l.feed(p.Send) })
+	if in != nil {
+		wg.Go(func() { in.decode(getenv(cfg.Environ, "TERM"), p.Send) })
+	}
 	if cfg.Sizes != nil {
 		wg.Go(func() { follow(runCtx, cfg.Sizes, p.Send) })
 	}

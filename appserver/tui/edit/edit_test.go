@@ -71,8 +71,14 @@ func TestAtomIsOneCharacterWorthItsText(t *testing.T) {
 
 func TestFullBufferRefuses(t *testing.T) {
 	var b Buffer
-	if !b.InsertAtom("x", strings.Repeat("a", MaxBytes-1)) || b.Insert("bb") || !b.Insert("b") {
-		t.Error("the bound does not hold")
+	if !b.InsertAtom("x", strings.Repeat("a", MaxBytes-1)) {
+		t.Fatal("what fits was refused")
+	}
+	if b.Insert("bb") {
+		t.Error("more than fits was taken")
+	}
+	if !b.Insert("b") {
+		t.Error("the last byte was refused")
 	}
 }
 
