@@ -50,9 +50,6 @@ func formats(w []string) bool {
 		return len(rest) == 0 || w[0] == "tr"
 	case "sed":
 		return len(w) == 3 && w[1] == "-n"
-	case "grep", "rg":
-		_, rest := flags(w[1:], "e", "A", "B", "C", "m")
-		return len(rest) == 1
 	}
 	return false
 }

@@ -180,7 +180,7 @@ func (t *turn) dynamicCall(call *call, d dynamicTool) result {
 		case "inputText":
 			parts = append(parts, map[string]any{"type": "input_text", "text": shorten(c.Text, 0)})
 		case "inputImage":
-			parts = append(parts, map[string]any{"type": "input_image", "image_url": c.ImageURL})
+			parts = append(parts, imagePart(c.ImageURL))
 		}
 	}
 	if len(parts) == 0 {

@@ -156,7 +156,10 @@ func (c *command) complete(status, output string, exit *int) {
 		out, _ := c.proc.Output()
 		ms := c.proc.Duration().Milliseconds()
 		code := c.proc.ExitCode()
-		c.body.AggregatedOutput, c.body.DurationMs, c.body.ExitCode = &out, &ms, &code
+		c.body.DurationMs, c.body.ExitCode = &ms, &code
+		if out != "" {
+			c.body.AggregatedOutput = &out
+		}
 		if status == "" {
 			c.body.Status = protocol.ItemCompleted
 			if code != 0 {

@@ -18,7 +18,7 @@ import (
 // plainOutput takes what changes from run to run out of a tool output.
 func plainOutput(s string) string {
 	s = regexp.MustCompile(`Chunk ID: [0-9a-f]{6}\n`).ReplaceAllString(s, "Chunk ID: X\n")
-	return regexp.MustCompile(`Wall time: \d+\.\d+ seconds`).ReplaceAllString(s, "Wall time: T seconds")
+	return regexp.MustCompile(`Wall time: \d+(\.\d+)? seconds`).ReplaceAllString(s, "Wall time: T seconds")
 }
 
 func TestCommand(t *testing.T) {
@@ -286,8 +286,8 @@ func TestImages(t *testing.T) {
 	user := string(in[len(in)-1])
 	for _, want := range []string{
 		`{"text":"look","type":"input_text"}`,
-		`{"image_url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==","type":"input_image"}`,
-		`{"image_url":"data:image/png;base64,AAAA","type":"input_image"}`,
+		`{"detail":"high","image_url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==","type":"input_image"}`,
+		`{"detail":"high","image_url":"data:image/png;base64,AAAA","type":"input_image"}`,
 		"The local image at `/nope.png` could not be read: no such file or directory",
 		"too large to be shown",
 	} {
@@ -296,7 +296,7 @@ func TestImages(t *testing.T) {
 		}
 	}
 	out := st.script.outputs(1)
-	if want := `[{"image_url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==","type":"input_image"}]`; out["c1"] != want {
+	if want := `[{"detail":"high","image_url":"data:image/png;base64,iVBORw0KGgoAAAANSUhEUg==","type":"input_image"}]`; out["c1"] != want {
 		t.Errorf("c1: %s", out["c1"])
 	}
 	if !strings.Contains(out["c2"], "not a PNG") || !strings.Contains(out["c3"], "not a regular file") {

@@ -57,8 +57,7 @@ func (t *turn) tellUsage() {
 // overLimit reports whether the next request would come too close to the window:
 // by what the endpoint counted last, and an estimate of what came since.
 func (t *turn) overLimit() bool {
-	window := t.s.cfg.ContextWindow
-	if window <= 0 {
+	if t.window <= 0 {
 		return false
 	}
 	t.s.mu.Lock()
@@ -73,7 +72,7 @@ func (t *turn) overLimit() bool {
 			size += tokensOf(raw)
 		}
 	}
-	return float64(size) >= compactAt*float64(window)
+	return float64(size) >= compactAt*float64(t.window)
 }
 
 // said reports whether an item is the model's doing, and not what people and
@@ -123,13 +122,14 @@ func (t *turn) compactNow() error {
 // summarise has the model write its notes. When even that request is too long
 // the oldest part of the history goes.
 func (t *turn) summarise() (string, error) {
-	t.s.mu.Lock()
-	history := Repair(t.s.history)
-	t.s.mu.Unlock()
+	history, whole := t.replay(), true
 	for range maxTrims {
 		var b strings.Builder
 		err := t.sample(func() model.Request {
 			b.Reset() // a retry begins anew
+			if whole { // also what the last try taught
+				history = t.replay()
+			}
 			input := append([]json.RawMessage{t.base}, history...)
 			return model.Request{
 				Model: t.Model, Input: append(input, message("user", summaryPrompt)),
@@ -146,7 +146,7 @@ func (t *turn) summarise() (string, error) {
 		}, func() error { return nil })
 		var me *model.Error
 		if errors.As(err, &me) && me.ContextFull() && len(history) > 1 {
-			history = Repair(history[(len(history)+3)/4:])
+			history, whole = Repair(history[(len(history)+3)/4:]), false
 			continue
 		}
 		if err != nil {
@@ -165,8 +165,8 @@ func (t *turn) summarise() (string, error) {
 func (t *turn) userMessages(history []json.RawMessage) []json.RawMessage {
 	var picked []json.RawMessage
 	room := int64(keepUserTokens)
-	if w := t.s.cfg.ContextWindow; w > 0 {
-		room = min(room, w/4)
+	if t.window > 0 {
+		room = min(room, t.window/4)
 	}
 	for i := len(history) - 1; i >= 0 && room > 0; i-- {
 		if protocol.StringField(history[i], "type") != "message" || protocol.StringField(history[i], "role") != "user" {

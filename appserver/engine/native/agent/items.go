@@ -41,7 +41,7 @@ func assistantMessage(body string) json.RawMessage {
 func userItem(input []protocol.UserInput) json.RawMessage {
 	var parts []any
 	say := func(s string) { parts = append(parts, map[string]any{"type": "input_text", "text": s}) }
-	image := func(url string) { parts = append(parts, map[string]any{"type": "input_image", "image_url": url}) }
+	image := func(url string) { parts = append(parts, imagePart(url)) }
 	n := 0
 	for _, in := range input {
 		switch in.Type {
@@ -76,6 +76,12 @@ func userItem(input []protocol.UserInput) json.RawMessage {
 		}
 	}
 	return mustJSON(map[string]any{"type": "message", "role": "user", "content": parts})
+}
+
+// imagePart is a picture in a message or an output. Strict endpoints insist on
+// the detail member.
+func imagePart(url string) map[string]any {
+	return map[string]any{"type": "input_image", "image_url": url, "detail": "high"}
 }
 
 // imageURL reads an image file into a data URL.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"math"
 
 	"towline/appserver/engine/native/sandbox"
 	"towline/appserver/engine/native/tool/patch"
@@ -72,7 +73,8 @@ func (t *turn) applyPatch(call *call) result {
 	t.notify("turn/diff/updated", map[string]any{
 		"threadId": t.s.cfg.ThreadID, "turnId": t.ID, "diff": t.diff.Diff(patch.DiffRoot(t.Cwd)),
 	})
-	return text("Exit code: 0\nWall time: %.1f seconds\nOutput:\n%s", t.s.cfg.Clock().Sub(began).Seconds(), change.Summary())
+	tenths := math.Round(t.s.cfg.Clock().Sub(began).Seconds()*10) / 10
+	return text("Exit code: 0\nWall time: %v seconds\nOutput:\n%s", tenths, change.Summary())
 }
 
 // patchArgument finds the patch in JSON arguments: endpoints without freeform

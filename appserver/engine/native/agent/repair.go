@@ -18,7 +18,8 @@ func Repair(history []json.RawMessage) []json.RawMessage {
 		typ, call string
 	}
 	entries := make([]entry, len(history))
-	open := map[string]int{} // call id -> index of a call without output so far
+	open := map[string]int{}   // call id -> index of a call without output so far
+	dangling := map[int]bool{} // calls that never get one
 	keep := make([]bool, len(history))
 	for i, raw := range history {
 		e := entry{typ: protocol.StringField(raw, "type"), call: protocol.StringField(raw, "call_id")}
@@ -26,9 +27,12 @@ func Repair(history []json.RawMessage) []json.RawMessage {
 		keep[i] = len(raw) > 0
 		switch e.typ {
 		case "function_call", "custom_tool_call":
-			if _, again := open[e.call]; again || e.call == "" {
+			if e.call == "" {
 				keep[i] = false
 				continue
+			}
+			if first, again := open[e.call]; again { // ids are only unique where models care
+				dangling[first] = true
 			}
 			open[e.call] = i
 		case "function_call_output", "custom_tool_call_output":
@@ -39,6 +43,9 @@ func Repair(history []json.RawMessage) []json.RawMessage {
 			}
 			delete(open, e.call)
 		}
+	}
+	for _, i := range open {
+		dangling[i] = true
 	}
 	leads := false // what follows is the model's own
 	for i := len(history) - 1; i >= 0; i-- {
@@ -51,13 +58,13 @@ func Repair(history []json.RawMessage) []json.RawMessage {
 				e.typ == "message" && protocol.StringField(history[i], "role") == "assistant"
 		}
 	}
-	out := make([]json.RawMessage, 0, len(history)+len(open))
+	out := make([]json.RawMessage, 0, len(history)+len(dangling))
 	for i, raw := range history {
 		if !keep[i] {
 			continue
 		}
 		out = append(out, raw)
-		if at, dangling := open[entries[i].call]; dangling && at == i {
+		if dangling[i] {
 			c := call{id: entries[i].call, custom: entries[i].typ == "custom_tool_call", out: text(abortedByUser)}
 			out = append(out, c.output())
 		}

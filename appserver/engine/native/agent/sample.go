@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,10 +38,23 @@ func (t *turn) step() (called bool, err error) {
 	}
 }
 
+// replay is the conversation so far as this endpoint can take it.
+func (t *turn) replay() []json.RawMessage {
+	t.s.mu.Lock()
+	history, noReasoning := Repair(t.s.history), t.s.noReasoning
+	t.s.mu.Unlock()
+	if noReasoning {
+		history = slices.DeleteFunc(history, func(raw json.RawMessage) bool {
+			return protocol.StringField(raw, "type") == "reasoning"
+		})
+	}
+	return history
+}
+
 // request is what the model is asked next: everything so far.
 func (t *turn) request() model.Request {
+	history := t.replay()
 	t.s.mu.Lock()
-	history := Repair(t.s.history)
 	asFunction := t.s.patchAsFunction
 	t.s.mu.Unlock()
 	return model.Request{
@@ -106,23 +120,29 @@ func (t *turn) sample(request func() model.Request, on func(model.Event) error, 
 	}
 }
 
-// learn reports whether the failure taught the session to ask differently, once:
-// many endpoints know function tools only and refuse the freeform patch tool.
+// learn reports whether a refusal taught the session to ask differently, each
+// thing once: many endpoints know function tools only and refuse the freeform
+// patch tool, and none can read reasoning that another one encrypted, which a
+// thread brings along when its model is changed.
 func (t *turn) learn(me *model.Error) bool {
 	if me.Status != http.StatusBadRequest && me.Status != http.StatusUnprocessableEntity {
 		return false
 	}
 	said := strings.ToLower(me.Message)
-	if !strings.Contains(said, "custom") && !strings.Contains(said, "grammar") && !strings.Contains(said, "tools[") {
-		return false
+	about := func(signs ...string) bool {
+		return slices.ContainsFunc(signs, func(s string) bool { return strings.Contains(said, s) })
 	}
 	t.s.mu.Lock()
 	defer t.s.mu.Unlock()
-	if t.s.patchAsFunction {
+	switch {
+	case about("encrypted") && !t.s.noReasoning:
+		t.s.noReasoning = true
+	case about("custom", "grammar", "tools[") && !t.s.patchAsFunction:
+		t.s.patchAsFunction = true
+	default:
 		return false
 	}
-	t.s.patchAsFunction = true
-	t.s.cfg.Log.Info("endpoint refuses freeform tools, offering apply_patch as a function", "err", me.Message)
+	t.s.cfg.Log.Info("endpoint refused the request, asking differently", "functions", t.s.patchAsFunction, "reasoning", !t.s.noReasoning, "err", me.Message)
 	return true
 }
 

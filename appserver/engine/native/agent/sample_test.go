@@ -125,7 +125,7 @@ func window(n int64) func(*agent.Config) {
 
 func TestCompactionWhenTheWindowFills(t *testing.T) {
 	png := "data:image/png;base64,AAAA"
-	st := newStageWith(t, window(1000),
+	st := newStageWith(t, window(1_000_000), // of the thread's usual model
 		func(w io.Writer, _ *http.Request) {
 			done(w, shell("c1", "echo hi"))
 			completed(w, 950)
@@ -134,6 +134,7 @@ func TestCompactionWhenTheWindowFills(t *testing.T) {
 		say(words("after")))
 	st.ok("t1", "", func(in *agent.Turn) {
 		in.Input = []protocol.UserInput{protocol.Text("the task"), {Type: "image", URL: png}}
+		in.ContextWindow = 1000
 	})
 	if st.script.count() != 3 || st.replaced != 1 {
 		t.Fatalf("%d requests, replaced %d times", st.script.count(), st.replaced)
@@ -278,4 +279,18 @@ func FuzzRepair(f *testing.F) {
 			t.Errorf("%s\n%s", asJSON(got), asJSON(again))
 		}
 	})
+}
+
+// A thread whose model was changed carries reasoning its new endpoint cannot read.
+func TestForeignReasoningIsLeftOut(t *testing.T) {
+	st := newStage(t, say(m{"type": "reasoning", "id": "r1", "summary": []any{}, "encrypted_content": "x"}, words("one")),
+		fail(400, "The encrypted content for item r1 could not be verified."), say(words("two")))
+	st.ok("t1", "first", nil)
+	st.ok("t2", "second", func(in *agent.Turn) { in.Model = "other" })
+	if s := joined(st.script.input(2)); strings.Contains(s, `"reasoning"`) || !strings.Contains(s, "one") {
+		t.Errorf("input %s", s)
+	}
+	if n := len(st.of("error")); n != 0 {
+		t.Errorf("%d errors were shown", n)
+	}
 }

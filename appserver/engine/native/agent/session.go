@@ -61,6 +61,7 @@ type Turn struct {
 	DeveloperInstructions string
 	DynamicTools          []json.RawMessage // as thread/start's dynamicTools
 	PlanMode              bool              // offers request_user_input
+	ContextWindow         int64             // of the turn's model, in tokens; 0 means Config's
 }
 
 // Outcome is how a turn ended. Error is set exactly when Status is TurnFailed.
@@ -113,8 +114,9 @@ type Session struct {
 	steered  []steered
 	commands map[string]*command // by process id: running, or exited and not yet read by the model
 	allowed  allowed
-	// patchAsFunction is set once the endpoint turned out not to know custom tools.
-	patchAsFunction bool
+	// What the endpoint turned out not to take; see learn.
+	patchAsFunction bool // no custom tools
+	noReasoning     bool // not the reasoning in the history, which another endpoint encrypted
 }
 
 type steered struct {
@@ -170,6 +172,10 @@ func (s *Session) run(ctx context.Context, in Turn, sink Sink, steerable bool, b
 	}
 	idle := make(chan struct{})
 	s.active, s.idle = t, idle
+	s.usage.ModelContextWindow = nil
+	if t.window > 0 {
+		s.usage.ModelContextWindow = &t.window
+	}
 	s.mu.Unlock()
 	out := t.finish(body(t))
 	s.mu.Lock()

@@ -22,44 +22,80 @@ func shellFor(name string) string {
 	return name
 }
 
-// shellJoin quotes argv so that a shell would read it back, as Codex shows
-// commands: words that need it in single quotes, in double quotes when they hold
-// single ones.
+// shellJoin quotes argv so that a shell would read it back, in the way Codex
+// shows commands, which clients take apart again.
 func shellJoin(argv []string) string {
 	var b strings.Builder
 	for i, w := range argv {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
-		b.WriteString(shellQuote(w))
+		shellQuote(&b, w)
 	}
 	return b.String()
 }
 
-func shellQuote(w string) string {
+// The ways to write a piece of a word.
+const (
+	asIs = 1 << iota
+	inSingle
+	inDouble
+)
+
+// shellQuote writes w as pieces that are as long as one way of quoting allows:
+// bare if possible, else in single quotes, else in double quotes.
+func shellQuote(b *strings.Builder, w string) {
 	if w == "" {
-		return "''"
+		b.WriteString("''")
+		return
 	}
-	if strings.IndexFunc(w, func(r rune) bool { return !isPlain(r) }) < 0 {
-		return w
-	}
-	if !strings.ContainsRune(w, '\'') {
-		return "'" + w + "'"
-	}
-	var b strings.Builder
-	b.WriteByte('"')
-	for _, r := range w {
-		if strings.ContainsRune("\\\"$`", r) {
-			b.WriteByte('\\')
+	for w != "" {
+		ways, n := asIs|inSingle|inDouble, 0
+		for ; n < len(w); n++ {
+			left := ways & quotable(w[n])
+			if w[n] == '^' && n == 0 {
+				left = inSingle
+			}
+			if left == 0 {
+				break
+			}
+			ways = left
 		}
-		b.WriteRune(r)
+		piece := w[:n]
+		w = w[n:]
+		switch {
+		case ways&asIs != 0:
+			b.WriteString(piece)
+		case ways&inSingle != 0:
+			b.WriteString("'" + piece + "'")
+		default:
+			b.WriteByte('"')
+			for i := range len(piece) {
+				if piece[i] == '"' || piece[i] == '\\' {
+					b.WriteByte('\\')
+				}
+				b.WriteByte(piece[i])
+			}
+			b.WriteByte('"')
+		}
 	}
-	b.WriteByte('"')
-	return b.String()
 }
 
-func isPlain(r rune) bool {
-	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("+-./:=@_,%", r)
+// quotable is how a byte may be written. Shells disagree about a backslash in
+// single quotes, a "!" in double ones, and a "^" anywhere but at the beginning of
+// single ones, so those are avoided.
+func quotable(c byte) int {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("+-./:@]_", c) >= 0:
+		return asIs | inSingle | inDouble
+	case c == '\'', c == '\\':
+		return inDouble
+	case c == '$', c == '`', c == '!':
+		return inSingle
+	case c == '^':
+		return 0
+	}
+	return inSingle | inDouble
 }
 
 // segment is one simple command of a line and the operator before it.

@@ -143,7 +143,7 @@ func TestActions(t *testing.T) {
 	for line, want := range map[string]string{
 		"cat a.txt":              one("read", `"command":"cat a.txt","name":"a.txt","path":"/w/a.txt"`),
 		"cat a.txt | head -1":    one("read", `"command":"cat a.txt","name":"a.txt","path":"/w/a.txt"`),
-		"sed -n '1,20p' x/y.go":  one("read", `"command":"sed -n 1,20p x/y.go","name":"y.go","path":"/w/x/y.go"`),
+		"sed -n '1,20p' x/y.go":  one("read", `"command":"sed -n '1,20p' x/y.go","name":"y.go","path":"/w/x/y.go"`),
 		"head -n 5 /etc/hosts":   one("read", `"command":"head -n 5 /etc/hosts","name":"hosts","path":"/etc/hosts"`),
 		"tail -20 log":           one("read", `"command":"tail -20 log","name":"log","path":"/w/log"`),
 		"nl -ba a.go":            one("read", `"command":"nl -ba a.go","name":"a.go","path":"/w/a.go"`),
@@ -175,7 +175,7 @@ func TestActions(t *testing.T) {
 		"cat a.txt a.txt":        one("unknown", `"command":"cat a.txt a.txt"`),
 		"rg 'it'\"'\"'s' x":      one("search", `"command":"rg \"it's\" x","path":"x","query":"it's"`),
 		"ls sub 2>/dev/null":     one("listFiles", `"command":"ls sub","path":"sub"`),
-		"grep foo a | grep -v b": one("search", `"command":"grep foo a","path":"a","query":"foo"`),
+		"grep foo a | grep -v b": `[{"type":"search","command":"grep foo a","path":"a","query":"foo"},{"type":"search","command":"grep -v b","query":"b"}]`,
 	} {
 		if got := compact(actions(line, "/w")); got != want {
 			t.Errorf("%q\n got %s\nwant %s", line, got, want)

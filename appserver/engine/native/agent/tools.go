@@ -175,5 +175,5 @@ func (t *turn) viewImage(call *call) result {
 	it := protocol.Item{ID: call.id, Body: &protocol.ImageView{Path: filepath.Clean(path)}}
 	t.started(&it)
 	t.completed(&it)
-	return result{content: mustJSON([]any{map[string]any{"type": "input_image", "image_url": url}})}
+	return result{content: mustJSON([]any{imagePart(url)})}
 }

@@ -42,6 +42,7 @@ type turn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
+	window  int64           // of the model, in tokens; 0 when unknown
 	base    json.RawMessage // the base instructions item
 	dynamic map[string]dynamicTool
 	last    *protocol.Item // newest agentMessage
@@ -53,7 +54,10 @@ type turn struct {
 }
 
 func newTurn(s *Session, in Turn, sink Sink, steerable bool) *turn {
-	t := &turn{Turn: in, s: s, sink: sink, steerable: steerable}
+	t := &turn{Turn: in, s: s, sink: sink, steerable: steerable, window: s.cfg.ContextWindow}
+	if in.ContextWindow > 0 {
+		t.window = in.ContextWindow
+	}
 	text := s.cfg.BaseInstructions
 	if text == "" {
 		text = baseInstructions
