@@ -126,7 +126,7 @@ func (t *turn) summarise() (string, error) {
 	for range maxTrims {
 		var b strings.Builder
 		err := t.sample(func() model.Request {
-			b.Reset() // a retry begins anew
+			b.Reset()  // a retry begins anew
 			if whole { // also what the last try taught
 				history = t.replay()
 			}
