@@ -167,6 +167,12 @@ func (c *conn) initialize(r *rpc.Request) {
 		UserAgent: c.userAgent(p.ClientInfo), CodexHome: c.e.cfg.Home,
 		PlatformFamily: "unix", PlatformOS: platformOS(),
 	})
+	c.e.mu.Lock()
+	warning := c.e.warning
+	c.e.mu.Unlock()
+	if warning != "" {
+		c.notify("configWarning", configWarning(warning))
+	}
 	c.notify("remoteControl/status/changed", c.e.remoteControl())
 }
 

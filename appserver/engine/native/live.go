@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -19,7 +20,8 @@ type live struct {
 	id      protocol.ThreadID
 	log     *thread.Log // nil for an ephemeral thread
 	session *agent.Session
-	procs   *exec.Manager // of the session and of shell commands
+	procs   *exec.Manager     // of the session and of shell commands
+	tools   []json.RawMessage // the clients' own, as thread/start gave them
 
 	mu    sync.Mutex // guards what follows
 	hist  *thread.History
@@ -33,13 +35,17 @@ type live struct {
 	shells sync.WaitGroup // shell commands; waited for before the session closes
 }
 
-// running is the turn at work.
+// running is the turn at work. Its last members are guarded by live.mu.
 type running struct {
 	id     string
 	began  time.Time
-	agent  bool // input can be steered into it
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the turn is recorded and told
+
+	agent bool    // the agent runs it: input can be steered in
+	begun bool    // and has said something, so it takes input now
+	later []input // what came while nothing could take it
+	over  bool    // no more input: its end is being told
 }
 
 var errGone = errors.New("the thread was unloaded")
@@ -77,7 +83,7 @@ func notStored(id protocol.ThreadID, err error) error {
 // add makes a loaded thread of a history; e.loading is held.
 func (e *Engine) add(log *thread.Log, h *thread.History) *live {
 	l := &live{
-		e: e, id: h.Head.ID, log: log, hist: h, idle: e.now(),
+		e: e, id: h.Head.ID, log: log, hist: h, idle: e.now(), tools: h.Head.DynamicTools,
 		subs: make(map[*conn]bool), flags: make(map[string]bool),
 	}
 	l.procs = exec.NewManager(exec.Config{Sandbox: e.box, Env: e.env(), Log: e.log})

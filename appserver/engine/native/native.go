@@ -110,6 +110,7 @@ type Engine struct {
 	threads map[protocol.ThreadID]*live
 	ready   bool
 	closing bool
+	warning string // what this machine lacks, told to every client
 	changed chan struct{}
 
 	wire    sync.Mutex // guards what follows; innermost
@@ -203,6 +204,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.changed = make(chan struct{})
 	e.mu.Unlock()
 	e.once.Do(func() { close(e.started) })
+	e.spawn(e.checkSandbox)
 
 	tick := time.NewTicker(max(e.cfg.IdleUnload/6, 10*time.Millisecond))
 	defer tick.Stop()
@@ -220,6 +222,25 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 	}
 }
+
+// checkSandbox finds out whether commands can be confined here, and says so when
+// they cannot: those that must be will be refused.
+func (e *Engine) checkSandbox() {
+	if e.box == nil || e.cfg.Sandbox == protocol.SandboxFullAccess {
+		return
+	}
+	err := e.box.Check()
+	if err == nil {
+		return
+	}
+	e.log.Warn("commands cannot be confined on this machine", "err", err)
+	e.mu.Lock()
+	e.warning = err.Error()
+	e.mu.Unlock()
+	e.broadcast("configWarning", configWarning(err.Error()))
+}
+
+func configWarning(text string) map[string]any { return map[string]any{"summary": text, "details": nil} }
 
 // shutDown ends everything the engine started, turns first so that their end
 // still reaches clients.

@@ -21,6 +21,7 @@ import (
 
 // schemas is what one installed codex says its protocol is.
 type schemas struct {
+	bin     string
 	version string
 	dir     string
 	results map[string]string // method -> file of its result type, "" when there is none
@@ -70,9 +71,11 @@ func generate(bin string) (*schemas, error) {
 	run := func(args ...string) (string, error) {
 		cmd := exec.CommandContext(context.Background(), bin, args...)
 		cmd.Env = []string{"CODEX_HOME=" + home, "HOME=" + home, "PATH=" + os.Getenv("PATH")}
-		b, err := cmd.CombinedOutput()
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		b, err := cmd.Output()
 		if err != nil {
-			return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, b)
+			return "", fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, stderr.String())
 		}
 		return string(b), nil
 	}
@@ -83,7 +86,8 @@ func generate(bin string) (*schemas, error) {
 	if _, err := run("app-server", "generate-json-schema", "--experimental", "--out", dir); err != nil {
 		return nil, err
 	}
-	s := &schemas{version: strings.TrimSpace(version), dir: dir, compiled: make(map[string]*jsonschema.Schema)}
+	fields := strings.Fields(version)
+	s := &schemas{bin: bin, version: fields[len(fields)-1], dir: dir, compiled: make(map[string]*jsonschema.Schema)}
 	return s, s.readMethods()
 }
 
@@ -267,4 +271,3 @@ func TestTheSchemaCheckRefusesWhatDoesNotFit(t *testing.T) {
 		}
 	}
 }
-

@@ -25,6 +25,7 @@ type itemNote struct {
 func (l *live) ItemStarted(turnID string, it protocol.Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.takes()
 	at := it.StartedAtMs
 	if at == 0 {
 		at = l.e.now().UnixMilli()

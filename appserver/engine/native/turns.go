@@ -30,35 +30,32 @@ func (c *conn) turnStart(r *rpc.Request) (any, error) {
 	if err := decode(r, &p, "threadId", "input"); err != nil {
 		return nil, err
 	}
-	if len(p.Input) == 0 {
-		return nil, protocol.Internalf("failed to submit turn input: EmptyInput")
-	}
+	changed := false
 	for {
 		var ending *running // a turn that takes no more input, and is about to end
 		err := c.with(p.ThreadID, func(l *live) error {
-			changed, err := l.change(&p.overrides)
+			if len(p.Input) == 0 {
+				return protocol.Internalf("failed to submit turn input: EmptyInput")
+			}
+			now, err := l.change(&p.overrides)
 			if err != nil {
 				return err
 			}
-			if l.turn != nil {
-				if ending, err = l.steer(p.input); err != nil || ending != nil {
-					return err
-				}
-				r.Reply(map[string]any{"turn": bare(l.turn.id)})
-			} else {
+			changed = changed || now
+			if l.turn == nil {
 				in := l.e.turnOf(l.settings())
 				in.Input, in.ClientMessageID = p.Input, p.ClientID
 				if given(p.OutputSchema) {
 					in.OutputSchema = p.OutputSchema
 				}
-				if err := l.begin(in, func(id string) { r.Reply(map[string]any{"turn": bare(id)}) }); err != nil {
-					return err
-				}
+				err = l.begin(in, func(id string) { r.Reply(map[string]any{"turn": bare(id)}) })
+			} else if ending, err = l.steer(p.input); err == nil && ending == nil {
+				r.Reply(map[string]any{"turn": bare(l.turn.id)})
 			}
-			if changed {
+			if changed && ending == nil {
 				l.tellSettings()
 			}
-			return nil
+			return err
 		})
 		if err != nil || ending == nil {
 			return nil, err
@@ -76,40 +73,78 @@ func bare(id string) protocol.Turn {
 	return protocol.Turn{ID: id, RootTurnID: &id, ItemsView: protocol.ViewNotLoaded, Status: protocol.TurnInProgress}
 }
 
-// steer adds input to the running turn; l.mu is held. ending is the turn when it
-// takes no more input because it is over but for its last words.
+// maxLater bounds the messages that wait inside one turn.
+const maxLater = 100
+
+// steer adds input to the running turn; l.mu is held. A turn that cannot take it
+// now, a shell command's for instance, takes it later. ending is the turn when it
+// is over but for its last words.
 func (l *live) steer(in input) (ending *running, err error) {
-	if !l.turn.agent {
-		return nil, notSteerable()
+	t := l.turn
+	if t.over {
+		return t, nil
 	}
-	switch err := l.session.Steer(in.Input, in.ClientID); {
-	case errors.Is(err, agent.ErrNoTurn):
-		return l.turn, nil
-	case errors.Is(err, agent.ErrNotSteerable):
-		return nil, notSteerable()
-	default:
-		return nil, err
+	if t.agent && len(t.later) == 0 {
+		switch err := l.session.Steer(in.Input, in.ClientID); {
+		case err == nil:
+			return nil, nil
+		case errors.Is(err, agent.ErrNoTurn) && t.begun:
+			return t, nil
+		}
+	}
+	if len(t.later) >= maxLater {
+		return nil, protocol.Errorf("%d messages wait for this turn already", maxLater)
+	}
+	t.later = append(t.later, in)
+	return nil, nil
+}
+
+// takes notes that the agent has begun and gives it what came before; l.mu is
+// held.
+func (l *live) takes() {
+	t := l.turn
+	if t == nil || !t.agent || t.begun {
+		return
+	}
+	t.begun = true
+	for len(t.later) > 0 && l.session.Steer(t.later[0].Input, t.later[0].ClientID) == nil {
+		t.later = t.later[1:]
 	}
 }
 
-func notSteerable() error {
-	return protocol.Errorf("the active turn does not take input; interrupt it or wait for its end")
+// leftover takes a message no part of the turn has taken yet. Without one the
+// turn is over.
+func (l *live) leftover(t *running, out agent.Outcome) (in input, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if out.Status != protocol.TurnCompleted || len(t.later) == 0 {
+		t.over = true
+		return input{}, false
+	}
+	in, t.later = t.later[0], t.later[1:]
+	t.agent, t.begun = true, false
+	return in, true
 }
 
-// begin starts a turn; l.mu is held. reply is called with the turn's id once
-// nothing can go wrong any more, before anybody hears of the turn.
+// begin starts a turn of the agent; l.mu is held. reply is called with the turn's
+// id once nothing can go wrong any more, before anybody hears of the turn.
 func (l *live) begin(in agent.Turn, reply func(id string)) error {
-	in.DynamicTools = l.hist.Head.DynamicTools
 	return l.run(true, reply, func(ctx context.Context, id string) agent.Outcome {
-		in.ID = id
-		return l.session.Run(ctx, in, l)
+		return l.sample(ctx, id, in)
 	})
 }
 
-// run makes body the running turn; l.mu is held.
-func (l *live) run(steerable bool, reply func(id string), body func(ctx context.Context, id string) agent.Outcome) error {
+func (l *live) sample(ctx context.Context, id string, in agent.Turn) agent.Outcome {
+	in.ID = id
+	in.DynamicTools = l.tools
+	return l.session.Run(ctx, in, l)
+}
+
+// run makes body the running turn; l.mu is held. Input that body did not take
+// is given to the agent afterwards, within the same turn.
+func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Context, id string) agent.Outcome) error {
 	e := l.e
-	t := &running{id: thread.NewID(), began: e.now(), agent: steerable, done: make(chan struct{})}
+	t := &running{id: thread.NewID(), began: e.now(), agent: byAgent, done: make(chan struct{})}
 	if err := l.record(thread.TurnStarted(t.id)); err != nil {
 		return fmt.Errorf("store turn: %w", err)
 	}
@@ -118,6 +153,13 @@ func (l *live) run(steerable bool, reply func(id string), body func(ctx context.
 	l.turn = t
 	if !e.spawn(func() {
 		out := body(ctx, t.id)
+		for in, ok := l.leftover(t, out); ok; in, ok = l.leftover(t, out) {
+			l.mu.Lock()
+			next := e.turnOf(l.settings())
+			l.mu.Unlock()
+			next.Input, next.ClientMessageID = in.Input, in.ClientID
+			out = l.sample(ctx, t.id, next)
+		}
 		cancel(nil)
 		l.end(t, out)
 	}) {

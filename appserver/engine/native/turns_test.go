@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"towline/appserver/protocol"
@@ -278,6 +279,49 @@ func TestShellCommand(t *testing.T) {
 	}
 	c.call("turn/interrupt", map[string]any{"threadId": id, "turnId": turn})
 	c.finish(turn)
+
+	// What is said while a command runs is answered when it has ended.
+	from = c.mark()
+	if err := syscall.Mkfifo(filepath.Join(h.cwd, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.call("thread/shellCommand", map[string]any{"threadId": id, "command": "read line < fifo; echo $line"})
+	started := c.method(from, "item/started")
+	turn = protocol.StringField(started.Params, "turnId")
+	for _, text := range []string{"hello one", "hello two"} {
+		if got := c.say(id, text); got != turn {
+			t.Errorf("%q is in turn %s, not %s", text, got, turn)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(h.cwd, "fifo"), []byte("over\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	c.finish(turn)
+	raw := string(c.call("thread/items/list", map[string]any{"threadId": id, "turnId": turn}))
+	if strings.Count(raw, `"userMessage"`) != 2 || strings.Count(raw, `"agentMessage"`) == 0 || !strings.Contains(raw, `"aggregatedOutput":"over\n"`) {
+		t.Errorf("items = %s", raw)
+	}
+}
+
+func TestTwoTurnsAtOnceAreOne(t *testing.T) {
+	h := start(t, nil)
+	c := h.connect()
+	id := c.begin(nil)
+	results := make(chan string, 2)
+	for range 2 { // pipelined: neither waits for the other's answer
+		go func() {
+			raw, _ := c.try("turn/start", map[string]any{"threadId": id, "input": []any{map[string]any{"type": "text", "text": "hello"}}})
+			results <- protocol.StringField(protocol.Field(raw, "turn"), "id")
+		}()
+	}
+	a, b := <-results, <-results
+	if a != b || a == "" {
+		t.Errorf("turns %q and %q", a, b)
+	}
+	c.finish(a)
+	if raw := string(c.call("thread/items/list", map[string]any{"threadId": id})); strings.Count(raw, `"userMessage"`) != 2 {
+		t.Errorf("items = %s", raw)
+	}
 }
 
 func TestCompact(t *testing.T) {
@@ -323,7 +367,10 @@ func TestSettingsStick(t *testing.T) {
 		t.Error("unchanged settings were announced")
 	}
 	for _, bad := range []map[string]any{
-		{"approvalPolicy": "sometimes"}, {"sandboxPolicy": map[string]any{"type": "loose"}}, {"permissions": ":all"}, {"cwd": "/nowhere/at/all"},
+		{"approvalPolicy": "sometimes"},
+		{"sandboxPolicy": map[string]any{"type": "loose"}},
+		{"permissions": ":all"},
+		{"cwd": "/nowhere/at/all"},
 		{"collaborationMode": map[string]any{"mode": "dance"}},
 	} {
 		bad["threadId"] = id

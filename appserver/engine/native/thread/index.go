@@ -127,7 +127,7 @@ func (st *Store) readHead(id protocol.ThreadID, old *entry, size int64) (*entry,
 	if old != nil && old.Good <= size {
 		e.Head, e.Good = old.Head, old.Good
 	}
-	lr := newLineReader(io.NewSectionReader(f, e.Good, size-e.Good), e.Good)
+	lr := st.lines(io.NewSectionReader(f, e.Good, size-e.Good), e.Good)
 	for {
 		line, whole, err := lr.next()
 		if errors.Is(err, io.EOF) {

@@ -8,17 +8,19 @@ import (
 )
 
 // lineReader yields the lines of a thread file and remembers where the last
-// whole one ended. Lines longer than MaxRecord are passed over.
+// whole one ended. Lines longer than the store's limit are passed over.
 type lineReader struct {
-	r    *bufio.Reader
-	buf  []byte
-	good int64 // offset after the last newline seen
-	off  int64 // offset read so far
-	end  bool
+	r     *bufio.Reader
+	limit int64
+	buf   []byte
+	good  int64 // offset after the last newline seen
+	off   int64 // offset read so far
+	end   bool
 }
 
-func newLineReader(r io.Reader, off int64) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), good: off, off: off}
+// lines reads r, which is a thread's file from offset off on.
+func (st *Store) lines(r io.Reader, off int64) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: st.limit, good: off, off: off}
 }
 
 // next returns a line without its newline; whole is false for a last line that
@@ -29,7 +31,7 @@ func (l *lineReader) next() (line []byte, whole bool, err error) {
 	for {
 		part, err := l.r.ReadSlice('\n')
 		l.off += int64(len(part))
-		if over = over || len(l.buf)+len(part) > MaxRecord+1; !over {
+		if over = over || int64(len(l.buf)+len(part)) > l.limit; !over {
 			l.buf = append(l.buf, part...)
 		}
 		switch {
@@ -55,10 +57,9 @@ func (l *lineReader) next() (line []byte, whole bool, err error) {
 	}
 }
 
-// read applies all records in r, which is a file from its beginning, until stop
-// (when not nil) says that the record it is given is not wanted any more.
-func (h *History) read(r io.Reader, stop func(*Record) bool) error {
-	lr := newLineReader(r, 0)
+// read applies all records, until stop (when not nil) says that the one it is
+// given is not wanted any more.
+func (h *History) read(lr *lineReader, stop func(*Record) bool) error {
 	for {
 		line, _, err := lr.next()
 		if errors.Is(err, io.EOF) {

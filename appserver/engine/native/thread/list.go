@@ -187,7 +187,7 @@ func (st *Store) grep(ctx context.Context, id protocol.ThreadID, term string) st
 		return ""
 	}
 	defer func() { _ = f.Close() }() // read-only
-	lr := newLineReader(f, 0)
+	lr := st.lines(f, 0)
 	for ctx.Err() == nil {
 		line, _, err := lr.next()
 		if err != nil {

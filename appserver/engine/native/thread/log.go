@@ -61,7 +61,7 @@ func (l *Log) Append(recs ...Record) error {
 		if recs[i].AtMs == 0 {
 			recs[i].AtMs = now
 		}
-		if err := recs[i].encode(&buf); err != nil {
+		if err := recs[i].encode(&buf, l.st.limit); err != nil {
 			return err
 		}
 	}
@@ -121,7 +121,7 @@ func (l *Log) Close() error {
 // repair makes the file end with a whole line: a complete record that lacks its
 // newline gets one, anything else after the last newline is cut off.
 func (l *Log) repair() error {
-	lr := newLineReader(io.NewSectionReader(l.f, 0, 1<<62), 0)
+	lr := l.st.lines(io.NewSectionReader(l.f, 0, 1<<62), 0)
 	for {
 		line, whole, err := lr.next()
 		if errors.Is(err, io.EOF) {

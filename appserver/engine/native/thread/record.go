@@ -140,8 +140,8 @@ func SetQueue(q []Queued) Record {
 // SetUnread records the read state.
 func SetUnread(u Unread) Record { return Record{Type: recUnread, Unread: &u} }
 
-// encode appends r as one line to buf.
-func (r *Record) encode(buf *bytes.Buffer) error {
+// encode appends r as one line of at most limit bytes to buf.
+func (r *Record) encode(buf *bytes.Buffer, limit int64) error {
 	start := buf.Len()
 	enc := json.NewEncoder(buf)
 	enc.SetEscapeHTML(false)
@@ -149,9 +149,9 @@ func (r *Record) encode(buf *bytes.Buffer) error {
 		buf.Truncate(start)
 		return fmt.Errorf("encode %s record: %w", r.Type, err)
 	}
-	if n := buf.Len() - start; n > MaxRecord {
+	if n := int64(buf.Len() - start); n > limit {
 		buf.Truncate(start)
-		return fmt.Errorf("%s record of %d bytes exceeds %d", r.Type, n, MaxRecord)
+		return fmt.Errorf("%s record of %d bytes exceeds %d", r.Type, n, limit)
 	}
 	return nil
 }

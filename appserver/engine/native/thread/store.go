@@ -20,8 +20,9 @@ import (
 
 // Options are a store's collaborators.
 type Options struct {
-	Clock func() time.Time // nil means time.Now
-	Log   *slog.Logger     // nil discards
+	Clock     func() time.Time // nil means time.Now
+	Log       *slog.Logger     // nil discards
+	MaxRecord int64            // bytes of one line; 0 means MaxRecord
 }
 
 // ErrNotFound: no thread of that id is stored.
@@ -30,9 +31,10 @@ var ErrNotFound = errors.New("thread not found")
 // Store is a directory of threads. It may be used by many goroutines and, one
 // thread at a time, by many processes.
 type Store struct {
-	dir string
-	now func() time.Time
-	log *slog.Logger
+	dir   string
+	now   func() time.Time
+	log   *slog.Logger
+	limit int64 // bytes of one line
 
 	mu    sync.Mutex // guards the index, see index.go
 	index map[protocol.ThreadID]*entry
@@ -48,6 +50,9 @@ func Open(dir string, o Options) (*Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.MaxRecord <= 0 {
+		o.MaxRecord = MaxRecord
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("thread store: %w", err)
 	}
@@ -58,7 +63,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if !fi.IsDir() || fi.Mode().Perm()&0o077 != 0 {
 		return nil, fmt.Errorf("thread store: %s must be a directory with mode 0700, it has %04o", dir, fi.Mode().Perm())
 	}
-	return &Store{dir: dir, now: o.Clock, log: o.Log}, nil
+	return &Store{dir: dir, now: o.Clock, log: o.Log, limit: o.MaxRecord}, nil
 }
 
 // NewID makes a thread, turn or item id: a UUIDv7, so ids sort by time.
@@ -123,7 +128,7 @@ func (l *Log) begin(recs []Record) error {
 		if recs[i].AtMs == 0 {
 			recs[i].AtMs = now
 		}
-		if err := recs[i].encode(&buf); err != nil {
+		if err := recs[i].encode(&buf, l.st.limit); err != nil {
 			return err
 		}
 		l.head.apply(&recs[i])
@@ -154,7 +159,7 @@ func (st *Store) Open(id protocol.ThreadID) (*Log, *History, error) {
 	l := &Log{st: st, id: id, f: f}
 	h := new(History)
 	if err = l.repair(); err == nil {
-		if err = h.read(io.NewSectionReader(f, 0, l.size), nil); err == nil && h.Head.ID != id {
+		if err = h.read(st.lines(io.NewSectionReader(f, 0, l.size), 0), nil); err == nil && h.Head.ID != id {
 			err = fmt.Errorf("thread %s: the first line is not its own", id)
 		}
 	}
@@ -214,7 +219,7 @@ func (st *Store) readUntil(id protocol.ThreadID, stop func(*Record) bool) (*Hist
 	}
 	defer func() { _ = f.Close() }() // read-only
 	h := new(History)
-	if err := h.read(f, stop); err != nil {
+	if err := h.read(st.lines(f, 0), stop); err != nil {
 		return nil, fmt.Errorf("read thread %s: %w", id, err)
 	}
 	if h.Head.ID != id {
