@@ -121,7 +121,7 @@ func TestDropTheLinkAndReturn(t *testing.T) {
 	second.Wait("1 2 3")
 	killClient(t, second)
 	third := h.Attach(90, 28)
-	third.WaitMatch(`58 59 60`)
+	third.WaitMatch(`58\s+59\s+60`)
 	third.Wait("touch later.txt")
 }
 
@@ -264,7 +264,7 @@ func TestDaemonCrashAndReturn(t *testing.T) {
 	term := h.Attach(90, 28)
 	term.Wait(byRote)
 	say(term, "hello before the crash")
-	term.Wait("Rehearsal model")
+	term.Wait("Rehearsal model", "✔ done")
 	h.Kill()
 	term.Wait("[exit")
 	h.Restart()
