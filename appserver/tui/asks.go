@@ -42,6 +42,7 @@ type ask struct {
 type asks struct {
 	open     []*ask
 	ended    []*ask // their turn is over; the server has yet to say that they are closed
+	settled  []*rpc.Request
 	closed   closedAsk
 	answered map[string]string              // by key: what this client answered on this connection
 	waiting  map[protocol.ThreadID]string   // what waits in other threads, in words
@@ -84,21 +85,32 @@ func (a *asks) dropTurn(turn string) {
 	})
 }
 
-// release answers a request nobody waits for any more, so that it no longer
-// counts as one under way. The server ignores it.
-func (q *ask) release() {
-	if q.req != nil {
-		q.req.Fail(protocol.Errorf("settled elsewhere"))
+// maxSettled is how many requests that others settled stay unanswered. Nobody
+// waits for these answers, but the connection counts unanswered requests and
+// refuses new ones beyond rpc.MaxInFlight.
+const maxSettled = rpc.MaxInFlight / 2
+
+// release lets go of a request that was settled without us.
+func (a *asks) release(q *ask) {
+	if q.req == nil {
+		return
+	}
+	if a.settled = append(a.settled, q.req); len(a.settled) > maxSettled {
+		a.settled[0].Fail(protocol.Errorf("settled elsewhere")) // the server ignores it
+		a.settled = a.settled[1:]
 	}
 }
 
-// item tells the questions about an item what it is.
-func (a *asks) item(it protocol.Item) {
+// item tells the questions about an item what it is, and reports whether there
+// is one.
+func (a *asks) item(it protocol.Item) (asked bool) {
 	for _, q := range a.open {
 		if q.item == it.ID {
 			q.p.SetItem(it)
+			asked = true
 		}
 	}
+	return asked
 }
 
 func (a *asks) find(key string) *ask {
@@ -237,12 +249,12 @@ func onResolved(m *model, p json.RawMessage) tea.Cmd {
 	delete(m.asks.programs, key)
 	if q := m.asks.find(key); q != nil {
 		m.settle(q)
-		q.release()
+		m.asks.release(q)
 		m.asks.closed = closedAsk{key: key, text: "✔ answered elsewhere", at: m.now()}
 	}
 	m.asks.ended = slices.DeleteFunc(m.asks.ended, func(q *ask) bool {
 		if q.key == key {
-			q.release()
+			m.asks.release(q)
 		}
 		return q.key == key
 	})
@@ -297,7 +309,7 @@ func onApprovalClosed(m *model, p json.RawMessage) tea.Cmd {
 	mine := m.asks.answered[key]
 	if q := m.asks.find(key); q != nil {
 		m.settle(q)
-		q.release()
+		m.asks.release(q)
 	} else if mine != "" && a.By != nil && a.By.You || m.asks.closed.key != key && mine == "" {
 		return nil // this client answered, or never showed it
 	}

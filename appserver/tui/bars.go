@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"towline/appserver/protocol"
 	"towline/appserver/tui/text"
 	"towline/appserver/tui/transcript"
@@ -70,7 +72,7 @@ func (m *model) header(w int) string {
 				dir = m.session.Project
 			}
 		}
-		left += "  " + m.th.Dim.Render(text.Truncate(text.CleanLine(tilde(dir)), w/4, "…"))
+		left += "  " + m.th.Dim.Render(leaf(text.CleanLine(tilde(dir)), max(w*3/8-text.Width(left), 8)))
 	}
 	room := w - text.Width(left) - text.Width(state) - 4
 	switch {
@@ -114,7 +116,11 @@ func (m *model) footer(w int) string {
 	r := ""
 	tokens, people := m.tokens(), m.people()
 	short, _, _ := strings.Cut(tokens, " (")
-	for _, facts := range [][]string{{tokens, people, "? help"}, {short, people, "? help"}, {people, "? help"}, {"? help"}} {
+	few := ""
+	if n := m.others(); n > 0 {
+		few = fmt.Sprintf("you + %d", n)
+	}
+	for _, facts := range [][]string{{tokens, people, "? help"}, {short, people, "? help"}, {people, "? help"}, {few, "? help"}, {"? help"}} {
 		facts = slices.DeleteFunc(facts, func(s string) bool { return s == "" })
 		if r = strings.Join(facts, "   "); text.Width(l)+text.Width(r)+2 <= free {
 			break
@@ -150,6 +156,16 @@ func window(u *protocol.ThreadTokenUsage) string {
 		return ""
 	}
 	return fmt.Sprintf("%d%% of window", pct)
+}
+
+// others counts the other screens on this thread.
+func (m *model) others() (n int) {
+	for _, p := range m.presence {
+		if !p.You && p.Thread != nil && *p.Thread == m.cur.id {
+			n++
+		}
+	}
+	return n
 }
 
 // people is who looks at this thread; several screens of one person are one.
@@ -232,6 +248,15 @@ var homeDir = regexp.MustCompile(`^(/home/[^/]+|/Users/[^/]+|/root)(/|$)`)
 // tilde shortens what looks like a home directory. It is for reading only.
 func tilde(p string) string {
 	return homeDir.ReplaceAllString(p, "~$2")
+}
+
+// leaf cuts a path to n cells from its beginning: the end is what tells.
+func leaf(p string, n int) string {
+	over := text.Width(p) - n
+	if over <= 0 {
+		return p
+	}
+	return ansi.TruncateLeft(p, over+1, "…")
 }
 
 // ago says how long something is past: 4 s, 2 min, 3 h, 5 d.

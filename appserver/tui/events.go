@@ -190,10 +190,7 @@ func onItem(m *model, p json.RawMessage, done bool) tea.Cmd {
 		m.delivered(u)
 	}
 	m.tr.Upsert(v.TurnID, v.Item, done)
-	if done {
-		m.tr.Wait(v.Item.ID, false)
-	}
-	m.asks.item(v.Item)
+	m.tr.Wait(v.Item.ID, m.asks.item(v.Item) && !done)
 	if m.cur.turn == v.TurnID {
 		m.tr.Remove("retry:" + v.TurnID)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -332,8 +333,9 @@ func (m *model) welcome() {
 	if engine == "" {
 		engine = "an app-server"
 	}
-	if m.engine.Version != "" {
-		engine += " " + text.CleanLine(m.engine.Version)
+	// A build that is no release has a version nobody can read.
+	if v, _, _ := strings.Cut(text.CleanLine(m.engine.Version), "-"); v != "" && v != "v0.0.0" && v != "(devel)" {
+		engine += " " + v
 	}
 	where := m.host()
 	if dir := tilde(m.cur.cwd); dir != "" {

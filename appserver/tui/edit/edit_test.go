@@ -107,7 +107,8 @@ func TestVerticalKeepsItsColumn(t *testing.T) {
 	var b Buffer
 	b.Insert("abcdef\nx\nuvwxyz")
 	b.pos = 4
-	if !b.Vertical(1, 80) || !b.Vertical(1, 80) || b.Vertical(1, 80) {
+	down := func() bool { return b.Vertical(1, 80) }
+	if first, second, third := down(), down(), down(); !first || !second || third {
 		t.Fatal("vertical moves do not end at the last line")
 	}
 	press(&b, "_")

@@ -23,9 +23,12 @@ type declined struct {
 
 func decline(reason string) any { return declined{protocol.DecisionDecline, reason} }
 
-// para wraps cleaned text after a label.
+// tab is the distance of tab stops in what is to be approved.
+const tab = 4
+
+// para wraps text after a label. Nothing in it is hidden.
 func para(th *theme.Theme, label, s string, w int) []string {
-	rows := text.Wrap(text.Clean(s), max(w-text.Width(label), 4))
+	rows := text.Wrap(text.Reveal(s, tab), max(w-text.Width(label), 4))
 	for i := range rows {
 		if i == 0 {
 			rows[i] = th.Dim.Render(label) + rows[i]
@@ -38,7 +41,7 @@ func para(th *theme.Theme, label, s string, w int) []string {
 
 // command draws a command whole, wrapped, never cut.
 func command(th *theme.Theme, cmd string, w int) []string {
-	rows := text.Wrap(text.Clean(cmd), max(w-2, 4))
+	rows := text.Wrap(text.Reveal(cmd, tab), max(w-2, 4))
 	for i, r := range rows {
 		lead := "  "
 		if i == 0 {
@@ -111,7 +114,7 @@ func (p *Prompt) amendments(prefix []string, offered []json.RawMessage) {
 	if len(prefix) > 0 {
 		rule := map[string]any{"acceptWithExecpolicyAmendment": map[string]any{"execpolicy_amendment": prefix}}
 		p.choices = append(p.choices, choice{
-			key: "p", label: "run, and always allow `" + text.CleanLine(strings.Join(prefix, " ")) + " …`", short: "always", seen: true,
+			key: "p", label: "run, and always allow `" + oneLine(quote(prefix)) + " …`", short: "always", seen: true,
 			word: "approved with a rule", result: fixed(map[string]any{"decision": rule}),
 		})
 	}
@@ -129,7 +132,7 @@ func (p *Prompt) amendments(prefix []string, offered []json.RawMessage) {
 			continue
 		}
 		p.choices = append(p.choices, choice{
-			key: key, label: label + text.CleanLine(protocol.StringField(pol, "host")), seen: true,
+			key: key, label: label + oneLine(protocol.StringField(pol, "host")), seen: true,
 			word: "answered with a rule", result: fixed(protocol.Decision{Decision: o}),
 		})
 	}
@@ -217,7 +220,7 @@ func permissionLines(th *theme.Theme, raw json.RawMessage, w int) []string {
 			}
 			for _, e := range fs.Entries {
 				what := strings.TrimSpace(strings.Join([]string{e.Path.Path, e.Path.Pattern, e.Path.Value.Kind, e.Path.Value.Path, e.Path.Value.Subpath}, " "))
-				out = append(out, para(th, "• "+text.CleanLine(e.Access)+" ", what, w)...)
+				out = append(out, para(th, "• "+oneLine(e.Access)+" ", what, w)...)
 			}
 		}
 	}
@@ -282,6 +285,9 @@ func buildLegacyCommand(p *Prompt) error {
 	p.legacyChoices()
 	return nil
 }
+
+// oneLine shows all of s in one line.
+func oneLine(s string) string { return strings.ReplaceAll(text.Reveal(s, 1), "\n", "␊") }
 
 // quote writes an argv as a shell would take it.
 func quote(argv []string) string {

@@ -95,7 +95,7 @@ func New(r Request) *Prompt {
 func (p *Prompt) unreadable() {
 	raw := p.Req.Method + "\n" + string(p.Req.Params)
 	p.title, p.form = "A request this version cannot read", nil
-	p.body = func(_ *theme.Theme, w int) []string { return text.Wrap(text.Clean(raw), w) }
+	p.body = func(_ *theme.Theme, w int) []string { return text.Wrap(text.Reveal(raw, tab), w) }
 	p.choices = []choice{
 		{key: "d", label: "deny", word: "denied", result: fixed(protocol.Decide(protocol.DecisionDecline))},
 		{key: "esc", label: "stop the turn", word: "stopped", result: fixed(protocol.Decide(protocol.DecisionCancel))},

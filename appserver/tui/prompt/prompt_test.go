@@ -145,3 +145,16 @@ func FuzzRequest(f *testing.F) {
 		}
 	})
 }
+
+func TestCommandHidesNothing(t *testing.T) {
+	params, _ := json.Marshal(map[string]any{"command": "rm -rf /\recho hello\x1b[2K\u202egnp.exe", "cwd": "/a\rb"})
+	got := render(New(Request{Method: protocol.ReqCommandApproval, Params: params}), 80, 20)
+	for _, want := range []string{"rm -rf /", "echo hello", "<U+202E>", "␛[2K"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not shown:\n%s", want, got)
+		}
+	}
+	if strings.ContainsAny(got, "\r\x1b\u202e") {
+		t.Errorf("it acts on the terminal: %q", got)
+	}
+}

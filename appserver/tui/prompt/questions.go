@@ -81,7 +81,7 @@ func buildElicitation(p *Prompt) error {
 		p.body = func(th *theme.Theme, w int) []string {
 			out := text.Wrap(text.Clean(q.Message), w)
 			out = append(out, "", th.Dim.Render("open this address, then come back:"))
-			return append(out, text.Wrap(text.Clean(q.URL), w)...)
+			return append(out, text.Wrap(text.Reveal(q.URL, tab), w)...)
 		}
 		p.choices = []choice{with(action("accept", "accepted"), "y", "done"), no, cancel}
 		p.choices[0].seen = true
