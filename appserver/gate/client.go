@@ -37,6 +37,7 @@ type client struct {
 	asked      map[string]*asked // by request id, as on the wire
 	settled    []string          // keys of asked that are resolved, oldest first
 	denials    int
+	gone       bool
 
 	// Late joins, see join.go.
 	join   *join
@@ -292,9 +293,9 @@ func (c *client) leave() (denials int) {
 		c.wait.Stop()
 	}
 	if c.join != nil {
-		c.join.over = true
-		c.join.timer.Stop()
+		c.endJoinLocked(c.join)
 	}
+	c.gone = true
 	for _, it := range c.follow {
 		c.unfollowLocked(it)
 	}

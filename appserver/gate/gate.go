@@ -173,6 +173,7 @@ type Gate struct {
 	threads  map[protocol.ThreadID]*thread
 	orphans  map[*upstream]chan struct{}    // closed to end one
 	running  bool                           // Run runs
+	done     <-chan struct{}                // of Run's context
 	lastSeen map[string]protocol.ThreadID   // last threads not yet in the store
 	forget   map[protocol.ThreadID]struct{} // threads to clear from the store
 	active   map[protocol.ThreadID]bool     // threads that work; true: they wait for a person

@@ -60,6 +60,8 @@ type join struct {
 	active     bool // the reply was passed on
 	ready      bool // both streams passed the point
 	over       bool
+
+	ended map[string]*item // that ended lately or during the join; guarded by thread.mu
 }
 
 // beginJoin starts a late join when the reply says that the thread works. It
@@ -69,6 +71,7 @@ func (c *client) beginJoin(s *sub, result json.RawMessage) *join {
 	if protocol.StringField(protocol.Field(thread, "status"), "type") != protocol.StatusActive {
 		return nil
 	}
+	j := &join{c: c, t: s.t, had: itemsIn(result), ended: make(map[string]*item)}
 	var others []*upstream
 	s.t.mu.Lock()
 	for u := range s.t.watchers {
@@ -76,12 +79,17 @@ func (c *client) beginJoin(s *sub, result json.RawMessage) *join {
 			others = append(others, u)
 		}
 	}
-	s.t.mu.Unlock()
 	if len(others) == 0 {
+		s.t.mu.Unlock()
 		return nil // nobody knows more than the engine said
 	}
-	j := &join{c: c, t: s.t, had: itemsIn(result), waiting: len(others)}
+	for _, it := range s.t.recent {
+		j.ended[it.key] = it
+	}
+	s.t.joins[j] = struct{}{}
+	s.t.mu.Unlock()
 	c.mu.Lock()
+	j.waiting = len(others)
 	j.timer = time.AfterFunc(joinTimeout, func() {
 		c.g.log.Debug("late join timed out", "thread", s.t.id, "client", c.id)
 		j.caughtUp()
@@ -131,7 +139,10 @@ func (j *join) finish() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	j.ready = true
-	if j.active {
+	switch {
+	case c.gone:
+		c.endJoinLocked(j)
+	case j.active:
 		c.finishJoinLocked(j)
 		c.releaseLocked(false)
 	}
@@ -142,11 +153,7 @@ func (c *client) finishJoinLocked(j *join) {
 	if j.over {
 		return
 	}
-	j.over = true
-	j.timer.Stop()
-	if c.join == j {
-		c.join = nil
-	}
+	defer c.endJoinLocked(j)
 	started, ran := make(map[string]bool), make(map[string]bool)
 	var key []byte
 	for i := range c.held {
@@ -192,6 +199,17 @@ func (c *client) finishJoinLocked(j *join) {
 			it.followers[c] = struct{}{}
 		}
 	}
+}
+
+func (c *client) endJoinLocked(j *join) {
+	j.over = true
+	j.timer.Stop()
+	if c.join == j {
+		c.join = nil
+	}
+	j.t.mu.Lock()
+	delete(j.t.joins, j)
+	j.t.mu.Unlock()
 }
 
 // itemsIn lists the items a thread/resume reply holds of turns that still run.

@@ -26,7 +26,9 @@ import (
 // Questions to programs (item/tool/call, …) are only counted, so that one
 // answer is passed on.
 type ledger struct {
-	g  *Gate
+	g        *Gate
+	restored sync.Once
+
 	mu sync.Mutex // guards what follows, and every question's fields but its identity
 
 	all    map[string]*question
@@ -47,7 +49,8 @@ type question struct {
 	object  *protocol.Approval            // nil when a program answers
 	done    bool                          // nothing more may be passed on
 	failure []byte                        // a program's error, passed on when nobody else is left to answer
-	lostAt  int64                         // serial at which its engine was lost; 0: it was not
+	lost    bool                          // closed because its engine seemed gone
+	lostAt  int64                         // the serial then: only a later connection can prove otherwise
 
 	save sync.Mutex // orders writes to the store; taken before ledger.mu
 }
@@ -85,7 +88,7 @@ func (l *ledger) opened(u *upstream, ev *event) *question {
 	}
 	l.mu.Lock()
 	q := l.all[id]
-	fresh := q == nil || q.lostAt > 0 && u.serial > q.lostAt
+	fresh := q == nil || q.lost && u.serial > q.lostAt
 	changed := fresh
 	switch {
 	case q == nil:
@@ -103,7 +106,7 @@ func (l *ledger) opened(u *upstream, ev *event) *question {
 		l.all[id] = q
 		l.open++
 	case fresh: // the engine lives after all, or one that was joined outlived us
-		q.lostAt, q.done = 0, false
+		q.lost, q.done = false, false
 		if q.object != nil {
 			q.object.State, q.object.ClosedAt, q.object.By, q.object.Result = protocol.ApprovalOpen, 0, nil, nil
 		}
@@ -196,15 +199,15 @@ func (l *ledger) turnEnded(thread protocol.ThreadID, turn string) {
 	}
 }
 
-// threadIdle is [ledger.turnEnded] from the thread's status, for threads whose
-// turn/completed nobody was there to see.
-func (l *ledger) threadIdle(thread protocol.ThreadID) {
-	l.goneIf(func(q *question) bool { return q.thread == thread && q.turn != "" })
-}
-
-// threadClosed closes whatever the thread left open.
-func (l *ledger) threadClosed(thread protocol.ThreadID) {
-	l.goneIf(func(q *question) bool { return q.thread == thread })
+// threadStopped closes what a thread left open, as u's stream tells: it went
+// idle or was closed. Another stream may be ahead of u and have brought the
+// next question already, so only those count that u has seen, or nobody has any
+// more.
+func (l *ledger) threadStopped(u *upstream, thread protocol.ThreadID, turns bool) {
+	l.goneIf(func(q *question) bool {
+		_, here := q.at[u]
+		return q.thread == thread && (!turns || q.turn != "") && (here || len(q.at) == 0)
+	})
 }
 
 // engineLost closes the questions that stand open nowhere. They open again when
@@ -215,7 +218,7 @@ func (l *ledger) engineLost() {
 		if len(q.at) > 0 {
 			return false
 		}
-		q.lostAt = at
+		q.lost, q.lostAt = true, at
 		return true
 	})
 }
@@ -257,7 +260,7 @@ func (l *ledger) left(u *upstream) {
 	}
 	delete(l.asked, u)
 	l.mu.Unlock()
-	if u.epoch != l.g.epoch.Load() || !l.g.watching.Load() {
+	if (u.epoch != l.g.epoch.Load() || !l.g.watching.Load()) && !l.g.stopping() {
 		l.engineLost()
 	}
 }
@@ -274,7 +277,7 @@ func (l *ledger) dismissed(c *client) {
 	for _, q := range mine {
 		l.mu.Lock()
 		delete(q.clients, c)
-		u, msg := l.failureLocked(q)
+		u, msg := l.failureLocked(q, c.u)
 		l.mu.Unlock()
 		if u != nil {
 			u.send(msg)
@@ -283,14 +286,16 @@ func (l *ledger) dismissed(c *client) {
 }
 
 // failureLocked returns the error to pass on when every program that was asked
-// has failed or left, and where to.
-func (l *ledger) failureLocked(q *question) (*upstream, []byte) {
+// has failed or left, and a connection other than the one that is ending.
+func (l *ledger) failureLocked(q *question, ending *upstream) (*upstream, []byte) {
 	if q.done || q.failure == nil || len(q.clients) > 0 {
 		return nil, nil
 	}
 	for u := range q.at {
-		l.closeLocked(q, "")
-		return u, q.failure
+		if u != ending {
+			l.closeLocked(q, "")
+			return u, q.failure
+		}
 	}
 	return nil, nil
 }
@@ -301,7 +306,7 @@ func (l *ledger) failureLocked(q *question) (*upstream, []byte) {
 func (l *ledger) program(q *question, c *client, env protocol.Envelope, msg []byte) (pass bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if q.done {
+	if q.done || !q.clients[c] {
 		return false
 	}
 	delete(q.clients, c)
@@ -424,23 +429,25 @@ func approvalOf(row store.Approval) protocol.Approval {
 	return a
 }
 
-// restore takes over what an earlier process left open. Its engine is gone
-// unless it was a daemon we had joined; then the questions come again and open
-// the same objects.
-func (l *ledger) restore(ctx context.Context) error {
+// restore takes over, once and before any engine connection is made, what an
+// earlier process left open. Its engine is gone unless it was a daemon we had
+// joined; then the questions come again and open the same objects.
+func (l *ledger) restore() { l.restored.Do(l.takeOver) }
+
+func (l *ledger) takeOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), recordTimeout)
+	defer cancel()
 	rows, err := l.g.cfg.Store.Approvals(ctx, store.ApprovalFilter{State: store.StateOpen, Limit: maxQuestions})
 	if err != nil {
-		return err
+		l.g.log.Error("approvals of the last run not read", "err", err)
+		return
 	}
 	var gone []*question
 	l.mu.Lock()
 	for _, row := range rows {
-		if l.all[row.Identity] != nil {
-			continue // it came again before we looked
-		}
 		a := approvalOf(row)
 		q := &question{
-			identity: row.Identity, method: row.Method, thread: a.ThreadID, turn: row.TurnID, object: &a, lostAt: 1,
+			identity: row.Identity, method: row.Method, thread: a.ThreadID, turn: row.TurnID, object: &a, lost: true,
 			at: make(map[*upstream]json.RawMessage), clients: make(map[*client]bool),
 		}
 		l.all[q.identity] = q
@@ -452,7 +459,6 @@ func (l *ledger) restore(ctx context.Context) error {
 	for _, q := range gone {
 		l.closedElsewhere(q)
 	}
-	return nil
 }
 
 func (l *ledger) announce(method string, q *question) {

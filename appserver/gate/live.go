@@ -33,6 +33,7 @@ type thread struct {
 	recentLen int     // bytes of text in recent
 	ended     ring    // keys of finished items, so that a slow witness does not revive them
 	watchers  map[*upstream]struct{}
+	joins     map[*join]struct{} // under way; each keeps what ends meanwhile
 }
 
 // item is one thing that runs, or ran a moment ago.
@@ -123,7 +124,7 @@ func (g *Gate) thread(id protocol.ThreadID) *thread {
 	defer g.mu.Unlock()
 	t := g.threads[id]
 	if t == nil {
-		t = &thread{id: id, running: make(map[string]*item), watchers: make(map[*upstream]struct{})}
+		t = &thread{id: id, running: make(map[string]*item), watchers: make(map[*upstream]struct{}), joins: make(map[*join]struct{})}
 		g.threads[id] = t
 	}
 	return t
@@ -154,13 +155,20 @@ func (g *Gate) drop(t *thread) {
 }
 
 // start books an item/started seen by a watcher and returns the item, which the
-// watcher is a witness of from now on; nil when the item has ended already. The
-// caller wakes the clients it returns.
-func (t *thread) start(ev *event, key []byte) (it *item, wake []*client) {
+// watcher is a witness of from now on unless it has ended already. The caller wakes the clients it returns. last is what started before on the same
+// stream: a connection that watches for less long may have brought this item
+// first, and has put it before that one then.
+func (t *thread) start(ev *event, key []byte, last *item) (it *item, wake []*client) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if it := t.running[string(key)]; it != nil {
-		it.witnesses++
+	if it := t.findLocked(string(key)); it != nil {
+		if !it.done {
+			it.witnesses++
+		}
+		if last != nil && it.seq < last.seq {
+			t.seq++
+			it.seq = t.seq
+		}
 		return it, nil
 	}
 	if _, ok := t.ended.set[string(key)]; ok {
@@ -219,6 +227,11 @@ func (t *thread) endLocked(it *item) []*client {
 	it.done = true
 	delete(t.running, it.key)
 	t.ended.add(it.key)
+	for j := range t.joins {
+		if len(j.ended) < maxRunning {
+			j.ended[it.key] = it
+		}
+	}
 	t.recent = append(t.recent, it)
 	t.recentLen += it.size
 	for len(t.recent) > 0 && (len(t.recent) > maxRecent || t.recentLen > maxRecentBytes) {
@@ -237,13 +250,18 @@ func (it *item) takeFollowers() []*client {
 	return out
 }
 
-// findLocked looks an item up among the running and the recent.
+// findLocked looks an item up among all that are still known.
 func (t *thread) findLocked(key string) *item {
 	if it := t.running[key]; it != nil {
 		return it
 	}
 	for _, it := range t.recent {
 		if it.key == key {
+			return it
+		}
+	}
+	for j := range t.joins {
+		if it := j.ended[key]; it != nil {
 			return it
 		}
 	}

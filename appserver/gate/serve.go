@@ -18,6 +18,7 @@ import (
 // rpc.ErrSlow that it did not read. Without an engine the client is told so in
 // answer to whatever it asks, and let go when there is one.
 func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
+	g.ledger.restore()
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	fs := &flushable{Stream: s}

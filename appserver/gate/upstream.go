@@ -35,6 +35,7 @@ type upstream struct {
 type sub struct {
 	t     *thread
 	items map[string]*seen // items whose start it saw, until they end
+	last  *item            // that started on this connection
 }
 
 type seen struct {
@@ -113,7 +114,7 @@ func (u *upstream) observe(ev *event) (mine bool) {
 	case whatThreadClosed:
 		id := protocol.ThreadID(ev.thread)
 		u.unsubscribe(id)
-		u.g.ledger.threadClosed(id)
+		u.g.ledger.threadStopped(u, id, false)
 		if ev.Method != "thread/closed" {
 			u.g.forgetThread(id)
 		}
@@ -148,8 +149,9 @@ func (u *upstream) observeItem(ev *event) {
 		if s.items[string(u.key)] != nil {
 			return
 		}
-		it, wake := s.t.start(ev, u.key)
+		it, wake := s.t.start(ev, u.key, s.last)
 		if it != nil {
+			s.last = it
 			s.items[it.key] = &seen{it: it}
 		}
 		wakeAll(wake)
@@ -164,13 +166,8 @@ func (u *upstream) observeItem(ev *event) {
 			return
 		}
 		s.t.mu.Lock()
-		it := s.t.running[string(u.key)]
 		var wake []*client
-		switch {
-		case it == nil:
-			// It started and ended before anyone else's stream got to its start.
-			s.t.ended.add(string(u.key))
-		case it.witnesses == 0:
+		if it := s.t.running[string(u.key)]; it != nil && it.witnesses == 0 {
 			wake = s.t.endLocked(it)
 		}
 		s.t.mu.Unlock()

@@ -35,11 +35,9 @@ const (
 // extension clients and the last-thread memory. It returns when all it started
 // has ended. Serve may be called before and while it runs.
 func (g *Gate) Run(ctx context.Context) error {
-	if err := g.ledger.restore(ctx); err != nil {
-		return fmt.Errorf("restore approvals: %w", err)
-	}
+	g.ledger.restore()
 	g.mu.Lock()
-	g.running = true
+	g.running, g.done = true, ctx.Done()
 	g.mu.Unlock()
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return g.watch(ctx) })
@@ -55,6 +53,19 @@ func (g *Gate) Run(ctx context.Context) error {
 	g.mu.Unlock()
 	g.own.Wait()
 	return err
+}
+
+// stopping reports whether it is the gate that ends, not an engine: what is open
+// then stays open in the store, for a daemon that outlives us.
+func (g *Gate) stopping() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	select {
+	case <-g.done: // never, before Run
+		return true
+	default:
+		return false
+	}
 }
 
 // watch keeps a watcher connected as long as there is an engine.
@@ -125,7 +136,9 @@ func (g *Gate) watchOnce(ctx context.Context) error {
 	clear(g.active)
 	g.mu.Unlock()
 	w.u.close(rpc.ErrClosed)
-	g.ledger.engineLost()
+	if !g.stopping() {
+		g.ledger.engineLost()
+	}
 	return err
 }
 
@@ -209,7 +222,8 @@ func (w *watcher) status(id protocol.ThreadID, raw json.RawMessage) {
 	}
 	w.g.mu.Unlock()
 	if st.Type != protocol.StatusActive {
-		w.g.ledger.threadIdle(id)
+		// For threads whose turn/completed nobody was there to see.
+		w.g.ledger.threadStopped(w.u, id, true)
 	}
 	poke(w.events)
 }
