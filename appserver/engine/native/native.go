@@ -240,7 +240,9 @@ func (e *Engine) checkSandbox() {
 	e.broadcast("configWarning", configWarning(err.Error()))
 }
 
-func configWarning(text string) map[string]any { return map[string]any{"summary": text, "details": nil} }
+func configWarning(text string) map[string]any {
+	return map[string]any{"summary": text, "details": nil}
+}
 
 // shutDown ends everything the engine started, turns first so that their end
 // still reaches clients.

@@ -2,6 +2,7 @@ package native_test
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -108,7 +109,8 @@ func show(t *testing.T, bin, cwd string, args ...string) *screen {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // killed
 		_ = tty.Close()
-		_ = s.vt.Close()
+		// Emulator.Close is not safe next to a Read, closing its pipe is.
+		_ = s.vt.InputPipe().(io.Closer).Close()
 		work.Wait()
 	})
 	return s
@@ -202,7 +204,9 @@ func TestTheStockClient(t *testing.T) {
 			s.say("hello again")
 			s.see("Rehearsal model · Hello!")
 			// A second window on the first thread shows what was said there.
-			var list struct{ Data []struct{ ID, Preview string } }
+			var list struct {
+				Data []struct{ ID, Preview string }
+			}
 			c.read(c.call("thread/list", map[string]any{"sortDirection": "asc"}), &list)
 			if len(list.Data) == 0 || list.Data[0].Preview != "hello" {
 				t.Fatalf("threads = %+v", list)
