@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"towline/appserver/protocol"
+	"towline/appserver/tui/theme"
 )
 
 // expect waits for the answer to a request and compares it as JSON.
@@ -283,17 +284,18 @@ func TestRequestsForProgramsAreAnswered(t *testing.T) {
 }
 
 func TestLetterMeantForTheComposerDoesNotApprove(t *testing.T) {
-	f, s := working(t, 80, 24, protocol.Session{})
-	s.keys("an")
-	s.sees("› an")
-	got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
-	s.keys("y")
-	s.sees("Run this command?")
-	select {
-	case a := <-got:
-		t.Fatalf("a letter being typed answered: %s", a.result)
-	default:
+	b := newBench(t, 80, 24, theme.Plain(), ownSession())
+	b.open1(opened("t-1", ""))
+	b.press("an")
+	b.request(1, protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
+	b.draw()
+	b.press("y")
+	if len(b.asks.open) != 1 || b.comp.Text() != "any" {
+		t.Fatalf("a letter being typed went to the question; the composer has %q", b.comp.Text())
 	}
-	s.keys("<esc>") // the pause is over or not: at the latest now the question is answered
-	s.sees("an")
+	b.clock = b.clock.Add(2 * typingGrace)
+	b.press("z") // after a pause the question has the keys, and z means nothing to it
+	if b.comp.Text() != "any" {
+		t.Errorf("the composer has %q", b.comp.Text())
+	}
 }

@@ -31,8 +31,8 @@ type conn struct {
 	since   time.Time // it is not since then
 	attempt int
 	next    time.Time // of the next attempt, while waiting
-	err     error
-	opens   int // threads opened on it
+	lost    error     // why it ended
+	opens   int       // threads opened on it
 }
 
 // dial starts the next attempt.
@@ -58,9 +58,9 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	}
 	if m.conn.state == connUp {
 		m.conn.since, m.conn.attempt = m.now(), 0
+		m.conn.lost = msg.err
 		m.lost()
 	}
-	m.conn.err = msg.err
 	wait := backoff[min(m.conn.attempt, len(backoff)-1)]
 	m.conn.attempt++
 	m.conn.state, m.conn.next = connWaiting, m.now().Add(wait)
@@ -86,7 +86,7 @@ func (m *model) up(msg upMsg) tea.Cmd {
 	if msg.gen != m.conn.gen {
 		return nil
 	}
-	again, since := m.conn.was, m.conn.since
+	again, since, why := m.conn.was, m.conn.since, m.conn.lost
 	m.conn = conn{state: connUp, gen: msg.gen, was: true}
 	m.session = msg.session
 	m.list.busy, m.list.tried = false, false
@@ -98,7 +98,7 @@ func (m *model) up(msg upMsg) tea.Cmd {
 		m.engine = protocol.EngineState{Kind: "codex", State: "ready", Version: text.CleanLine(agentVersion(msg.agent))}
 	}
 	if again {
-		cmds = append(cmds, m.returned(since))
+		cmds = append(cmds, m.returned(since, why))
 	} else {
 		cmds = append(cmds, m.land())
 	}
@@ -106,13 +106,13 @@ func (m *model) up(msg upMsg) tea.Cmd {
 }
 
 // returned brings the screen up to date after a loss.
-func (m *model) returned(since time.Time) tea.Cmd {
+func (m *model) returned(since time.Time, why error) tea.Cmd {
 	cmds := []tea.Cmd{m.list.refresh(m)}
 	if m.cur.id == "" {
 		m.say("back after %s", text.CleanLine(ago(m.now().Sub(since))))
 		return tea.Batch(append(cmds, m.newThread(nil))...)
 	}
-	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since}))...)
+	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since, why: why}))...)
 }
 
 // land goes where the person wants to be, or was, or could be.
@@ -120,12 +120,45 @@ func (m *model) land() tea.Cmd {
 	switch {
 	case m.cfg.NewThread:
 		return m.newThread(nil)
+	case m.cfg.Thread != "" && len(m.cfg.Thread) < uuidLen:
+		return m.findThread(string(m.cfg.Thread))
 	case m.cfg.Thread != "":
 		return m.open(openRequest{id: m.cfg.Thread, orList: true})
 	case m.session != nil && m.session.LastThread != nil && *m.session.LastThread != "":
 		return m.open(openRequest{id: *m.session.LastThread, orList: true, quiet: true})
 	}
 	return m.landInList()
+}
+
+// uuidLen is the length of a whole thread id.
+const uuidLen = 36
+
+// findThread opens the thread a person means by the beginning or the end of its
+// id, which is what the farewell shows, or by its name.
+func (m *model) findThread(s string) tea.Cmd {
+	return call(m.link, "thread/list", listParams(nil, false), func(m *model, l protocol.ThreadList, err error) tea.Cmd {
+		var found []protocol.ThreadID
+		for _, t := range l.Data {
+			id := string(t.ID)
+			if strings.HasPrefix(id, s) || strings.HasSuffix(id, s) || str(t.Name) == s {
+				found = append(found, t.ID)
+			}
+		}
+		if len(found) == 1 {
+			return m.open(openRequest{id: found[0], orList: true})
+		}
+		if len(found) == 0 && err != nil || len(l.Data) == 0 {
+			return m.open(openRequest{id: protocol.ThreadID(s), orList: true}) // let the server say what it thinks of it
+		}
+		m.list.take(m, l, false)
+		m.screen = &picker{}
+		if len(found) == 0 {
+			m.say("no thread is called %q", text.CleanLine(s))
+		} else {
+			m.say("%d threads fit %q", len(found), text.CleanLine(s))
+		}
+		return m.list.outcomes(m)
+	})
 }
 
 // landInList shows the threads there are, or begins the first.

@@ -3,10 +3,15 @@ package tui
 import (
 	"encoding/json"
 	"errors"
+	"image/color"
+	"regexp"
 	"strings"
 	"testing"
 
+	tea "charm.land/bubbletea/v2"
+
 	"towline/appserver/protocol"
+	"towline/appserver/tui/theme"
 )
 
 func TestFirstPromptOnAnEmptyHost(t *testing.T) {
@@ -267,5 +272,58 @@ func TestPasteAndResizeOnTheTerminal(t *testing.T) {
 	s.keys("<enter>")
 	if p := string(f.wait("turn/start", 1)); strings.Count(p, "a line of a log") != 212 {
 		t.Errorf("%d of 212 lines were sent", strings.Count(p, "a line of a log"))
+	}
+}
+
+func TestShortThreadIDIsFound(t *testing.T) {
+	long := "0199a1b2-0000-7000-8000-00000000"
+	for short, want := range map[string]string{"7f3a": long + "7f3a", "bump": long + "1111"} {
+		f := newFake(t).session(protocol.Session{})
+		f.reply("thread/list", obj{"data": []any{listed(long+"7f3a", "flaky", "idle"), listed(long+"1111", "bump", "idle")}})
+		f.set("thread/resume", func(p json.RawMessage) (any, error) {
+			return opened(field(p, "threadId"), "", turn("u", "completed", userItem("i", "found it"))), nil
+		})
+		s := start(t, f, 80, 24, func(c *Config) { c.Thread = protocol.ThreadID(short) })
+		if got := field(f.wait("thread/resume", 1), "threadId"); got != want {
+			t.Errorf("%s opened %s, want %s", short, got, want)
+		}
+		s.sees("› found it")
+	}
+}
+
+func TestColoursComeFromTheTerminalAlone(t *testing.T) {
+	t.Setenv("NO_COLOR", "1")
+	t.Setenv("TERM", "dumb")
+	for name, tc := range map[string]struct {
+		environ []string
+		colour  bool
+	}{
+		"a terminal with colours": {[]string{"TERM=xterm-256color"}, true},
+		"NO_COLOR":                {[]string{"TERM=xterm-256color", "NO_COLOR=1"}, false},
+		"NO_COLOR of any value":   {[]string{"TERM=xterm-256color", "NO_COLOR=yes please"}, false},
+		"a dumb terminal":         {[]string{"TERM=dumb"}, false},
+		"no TERM":                 {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFake(t).session(protocol.Session{Rehearsal: true})
+			s := start(t, f, 80, 24, func(c *Config) { c.Environ = tc.environ })
+			s.sees("rehearsal: an offline model", "○ new")
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if got := colourSGR.MatchString(s.raw.String()); got != tc.colour {
+				t.Errorf("colours on the wire: %v, want %v", got, tc.colour)
+			}
+		})
+	}
+}
+
+// colourSGR finds a style that sets a colour.
+var colourSGR = regexp.MustCompile(`\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])[;m]`)
+
+func TestLightBackgroundIsHeard(t *testing.T) {
+	b := newBench(t, 80, 24, theme.Dark(), ownSession())
+	b.Update(tea.BackgroundColorMsg{Color: color.White})
+	if b.th.Name != "light" {
+		t.Errorf("the theme is %q", b.th.Name)
 	}
 }

@@ -179,7 +179,9 @@ func (m *model) needTick() bool {
 func tick(m *model) tea.Cmd {
 	m.ticking = false
 	now := m.now()
-	m.tr.Tick()
+	if m.conn.state == connUp {
+		m.tr.Tick() // nothing runs that is not heard of
+	}
 	if m.notice.text != "" && now.After(m.notice.until) {
 		m.notice = notice{}
 	}

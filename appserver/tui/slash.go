@@ -29,7 +29,14 @@ var slashCommands []slashCommand
 func init() { // the table refers to functions that refer to it
 	slashCommands = []slashCommand{
 		{name: "new", args: "[prompt]", about: "begin a new thread", run: slashNew},
-		{name: "resume", alias: "threads", about: "all threads, with what they are doing (ctrl+t)", run: func(m *model, _ string) tea.Cmd { return m.openPicker() }},
+		{name: "resume", alias: "threads", args: "[id or name]", about: "all threads, with what they are doing (ctrl+t)", run: func(m *model, args string) tea.Cmd {
+			if args != "" && len(args) < uuidLen {
+				return m.findThread(args)
+			} else if args != "" {
+				return m.open(openRequest{id: protocol.ThreadID(args)})
+			}
+			return m.openPicker()
+		}},
 		{name: "fork", about: "go on in a copy of this thread", role: protocol.RoleOperator, thread: true, run: slashFork},
 		{name: "rename", args: "name", need: true, about: "give this thread a name", role: protocol.RoleOperator, thread: true, run: slashRename},
 		{name: "archive", about: "put this thread away", role: protocol.RoleOperator, thread: true, run: slashArchive},

@@ -3,6 +3,7 @@ package tui
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
+	"towline/appserver/rpc"
 	"towline/appserver/tui/text"
 	"towline/appserver/tui/transcript"
 )
@@ -66,6 +68,7 @@ type openRequest struct {
 	fork   bool              // of id
 	resync bool              // the screen shows it already
 	since  time.Time         // the connection was lost then
+	why    error             // and this is why
 	orList bool              // when it cannot be opened, show what can
 	quiet  bool              // and do not complain
 	then   func(m *model) tea.Cmd
@@ -197,6 +200,9 @@ func (m *model) opened(msg openedMsg) tea.Cmd {
 	}
 	if !op.req.since.IsZero() {
 		s := "back after " + ago(m.now().Sub(op.req.since))
+		if errors.Is(op.req.why, errFlood) || errors.Is(op.req.why, rpc.ErrSlow) {
+			s = "this terminal could not keep up, so the thread was read anew"
+		}
 		if fresh > 0 {
 			s += fmt.Sprintf(" · %d new", fresh)
 		}
@@ -334,7 +340,7 @@ func (m *model) welcome() {
 		engine = "an app-server"
 	}
 	// A build that is no release has a version nobody can read.
-	if v, _, _ := strings.Cut(text.CleanLine(m.engine.Version), "-"); v != "" && v != "v0.0.0" && v != "(devel)" {
+	if v, _, _ := strings.Cut(text.CleanLine(m.engine.Version), "-"); v != "" && v != "v0.0.0" && !strings.Contains(v, "devel") {
 		engine += " " + v
 	}
 	where := m.host()
