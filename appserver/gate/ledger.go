@@ -52,7 +52,8 @@ type question struct {
 	lost    bool                          // closed because its engine seemed gone
 	lostAt  int64                         // the serial then: only a later connection can prove otherwise
 
-	save sync.Mutex // orders writes to the store; taken before ledger.mu
+	stored sync.Once  // the first write to the store
+	save   sync.Mutex // orders writes to the store; taken before ledger.mu
 }
 
 func newLedger(g *Gate) *ledger {
@@ -121,8 +122,14 @@ func (l *ledger) opened(u *upstream, ev *event) *question {
 	}
 	l.asked[u][idKey(ev.ID)] = q
 	l.mu.Unlock()
-	if person && changed {
-		l.record(q)
+	if person {
+		// Nobody is shown what is not yet stored: whoever brings a question second
+		// waits for the one that brought it first.
+		first := false
+		q.stored.Do(func() { first = true; _ = l.record(q) }) // logged there
+		if changed && !first {
+			_ = l.record(q)
+		}
 	}
 	if person && fresh {
 		l.announce(protocol.NoteApprovalOpened, q)
@@ -246,7 +253,7 @@ func (l *ledger) closedElsewhere(q *question) {
 	if q.object == nil {
 		return
 	}
-	l.record(q)
+	_ = l.record(q) // logged there
 	l.announce(protocol.NoteApprovalClosed, q)
 	l.audit("approval closed", q, nil)
 }
