@@ -6,12 +6,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"towline/integration/peer"
 )
 
 // mayImport is the table of the design: which top-level folder may know which.
@@ -55,6 +61,7 @@ func list(t *testing.T, args ...string) []goPackage {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "go", append([]string{"list", "-json=ImportPath,Imports,Deps"}, args...)...)
 	cmd.Dir = root(t)
+	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH=amd64", "CGO_ENABLED=0") // the same answer everywhere
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -133,6 +140,49 @@ func TestBinaryLinksNoHeavyDependency(t *testing.T) {
 				t.Errorf("the binary links %s", d)
 			}
 		}
+	}
+}
+
+// maxBinary is what the stripped linux/amd64 binary may weigh, in bytes. It is
+// copied to hosts over ssh; raise it in the commit that says what was bought.
+const maxBinary = 26 << 20
+
+func TestBinaryStaysWithinItsBudget(t *testing.T) {
+	info, err := os.Stat(peer.Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Size() > maxBinary {
+		t.Errorf("the binary has %d bytes, %d more than its budget", info.Size(), info.Size()-maxBinary)
+	}
+}
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+// A new dependency shows up in review as lines of this file.
+func TestBinaryLinksWhatTheGoldenFileSays(t *testing.T) {
+	var lines []string
+	for _, p := range list(t, "./cmd/towline") {
+		for _, d := range p.Deps {
+			if first, _, _ := strings.Cut(d, "/"); strings.Contains(first, ".") {
+				lines = append(lines, d)
+			}
+		}
+	}
+	slices.Sort(lines)
+	got := strings.Join(lines, "\n") + "\n"
+	const golden = "testdata/imports.txt"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the binary's imports changed; review `make golden`:\n%s", cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")))
 	}
 }
 

@@ -167,7 +167,9 @@ func TestPlainCodexJoinsTheDaemon(t *testing.T) {
 		term.Wait("Would you like to run the following command?")
 
 		ours := h.Attach(100, 30)
-		ours.Wait("sleep 1000")
+		ours.Wait("run sleep 1000") // in the list of threads
+		ours.Keys("Enter")
+		ours.Wait(askCommand)
 		ours.Keys("d")
 		term.WaitGone("Would you like to run the following command?")
 		if n := managedDaemons(t, env); n != 0 {

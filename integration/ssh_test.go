@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -123,6 +124,34 @@ func TestDropTheLinkAndReturn(t *testing.T) {
 	third := h.Attach(90, 28)
 	third.WaitMatch(`58\s+59\s+60`)
 	third.Wait("touch later.txt")
+}
+
+// The same when the network goes away under the client.
+func TestCutTheConnectionAndReturn(t *testing.T) {
+	h := peer.Start(t, peer.HostConfig{})
+	link := peer.NewLink(t, h.SSH)
+	args := h.SSHArgs("", "-t")
+	_, port, err := net.SplitHostPort(link.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range args {
+		if a == "-p" {
+			args[i+1] = port
+		}
+	}
+	// The key is known for the host's own port.
+	args = append([]string{"ssh", "-o", "HostKeyAlias=[" + strings.Replace(h.SSH, ":", "]:", 1)}, args[1:len(args)-1]...)
+	term := peer.Open(t, 90, 28, nil, args...)
+	term.Wait(byRote)
+	say(term, "run touch across.txt outside the sandbox")
+	term.Wait(askCommand)
+	link.Cut()
+	term.Wait("[exit 255]")
+	again := h.Attach(90, 28)
+	again.Wait(askCommand, "touch across.txt")
+	again.Keys("y")
+	again.Wait("ended well")
 }
 
 // killClient kills the ssh process of a terminal, as a vanished laptop would.

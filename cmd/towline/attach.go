@@ -74,6 +74,10 @@ func attach(ctx context.Context, paths config.Paths, thread protocol.ThreadID, f
 func dialDaemon(ctx context.Context, paths config.Paths) (rpc.Stream, error) {
 	s, err := transport.Dial(ctx, "unix://"+paths.Socket())
 	if err != nil {
+		var p *config.Problem
+		if errors.As(err, &p) {
+			err = p.Err // our hint is the better one
+		}
 		return nil, &config.Problem{
 			Stage: "daemon", Err: fmt.Errorf("no daemon answers: %w", err),
 			Hints: []string{"start it with `towline serve`"}, Exit: config.ExitUnavailable,

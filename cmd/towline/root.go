@@ -22,6 +22,7 @@ func newRoot() *cobra.Command {
 			"  ssh -p 2222 dev-server               its UI, from anywhere\n" +
 			"  towline attach                       the same UI, on this machine\n" +
 			"  codex --remote ws://127.0.0.1:4500   a stock client, after `serve --listen`",
+		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
