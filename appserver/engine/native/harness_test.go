@@ -32,6 +32,18 @@ type host struct {
 	cwd    string // project
 	cancel context.CancelFunc
 	done   chan struct{}
+
+	mu   sync.Mutex
+	sent string // the newest request to the model
+}
+
+// Stream implements agent.Streamer: the rehearsal, listened to.
+func (h *host) Stream(ctx context.Context, req model.Request, on func(model.Event)) error {
+	b, _ := json.Marshal(req) // plain data
+	h.mu.Lock()
+	h.sent = string(b)
+	h.mu.Unlock()
+	return rehearse().Stream(ctx, req, on)
 }
 
 func rehearse() agent.Streamer {
@@ -55,8 +67,8 @@ func start(t testing.TB, change func(*native.Config)) *host {
 	}
 	cfg := native.Config{
 		Dir: filepath.Join(root, "home", "threads"), Cwd: cwd, Version: "1.2.3",
-		Models:   []native.Model{{ID: rehearsal.Slug, Efforts: []string{"low", "high"}, DefaultEffort: "low", ContextWindow: 200_000}, {ID: "other"}},
-		Streamer: rehearse(), SandboxSelf: self, Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + root, "LEFT=over"},
+		Models:      []native.Model{{ID: rehearsal.Slug, Efforts: []string{"low", "high"}, DefaultEffort: "low", ContextWindow: 200_000}, {ID: "other"}},
+		SandboxSelf: self, Environ: []string{"PATH=" + os.Getenv("PATH"), "HOME=" + root, "LEFT=over"},
 	}
 	if change != nil {
 		change(&cfg)
@@ -66,12 +78,14 @@ func start(t testing.TB, change func(*native.Config)) *host {
 
 func run(t testing.TB, cfg native.Config) *host {
 	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	h := &host{t: t, dir: cfg.Dir, cwd: cfg.Cwd, cancel: cancel, done: make(chan struct{})}
+	cfg.Streamer = h
 	eng, err := native.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	h := &host{t: t, eng: eng, dir: cfg.Dir, cwd: cfg.Cwd, cancel: cancel, done: make(chan struct{})}
+	h.eng = eng
 	go func() {
 		defer close(h.done)
 		if err := eng.Run(ctx); err != nil {

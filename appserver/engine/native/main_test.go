@@ -15,5 +15,8 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == sandbox.Command {
 		os.Exit(sandbox.Main(os.Args[2:]))
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		forgetSchemas()
+		os.Exit(code)
+	}))
 }

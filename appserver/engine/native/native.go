@@ -22,7 +22,10 @@
 //
 // Taken in this order, never the other way:
 //
-//	Engine.loading → Engine.mu → live.mu → Engine.wire, conn.mu
+//	Engine.loading → live.mu → Engine.mu → Engine.wire, conn.mu
+//
+// The agent calls its Sink, and so takes live.mu, with a lock of its own held;
+// under live.mu only those of its methods are called that do not take that one.
 //
 // Under live.mu the thread's file is synced and messages are queued to clients
 // (rpc.Peer.Send never waits), so that every client and the file see one order.
@@ -198,11 +201,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.store.Sweep(); err != nil {
 		e.log.Warn("unused threads not removed", "err", err)
 	}
-	e.mu.Lock()
-	e.ready = true
-	close(e.changed)
-	e.changed = make(chan struct{})
-	e.mu.Unlock()
+	e.setReady(true)
 	e.once.Do(func() { close(e.started) })
 	e.spawn(e.checkSandbox)
 
@@ -249,8 +248,8 @@ func configWarning(text string) map[string]any {
 func (e *Engine) shutDown() {
 	e.mu.Lock()
 	e.closing = true
-	e.ready = false
 	e.mu.Unlock()
+	e.setReady(false)
 	e.loading.Lock()
 	for _, l := range e.loaded() {
 		e.release(l, errStopping)
@@ -332,6 +331,14 @@ func (e *Engine) State() protocol.EngineState {
 		s.State = "ready"
 	}
 	return s
+}
+
+func (e *Engine) setReady(on bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ready = on
+	close(e.changed)
+	e.changed = make(chan struct{})
 }
 
 // Changed is closed, and replaced, when State changes.

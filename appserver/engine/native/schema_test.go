@@ -62,6 +62,17 @@ var installed = sync.OnceValues(func() ([]*schemas, error) {
 	return out, nil
 })
 
+// forgetSchemas removes what the binaries wrote, if they did.
+func forgetSchemas() {
+	if os.Getenv("TOWLINE_TEST_CODEX") == "" {
+		return
+	}
+	list, _ := installed() // a failure was reported by the tests
+	for _, s := range list {
+		_ = os.RemoveAll(filepath.Dir(s.dir)) // temporary
+	}
+}
+
 func generate(bin string) (*schemas, error) {
 	home, err := os.MkdirTemp("", "towline-schema-*")
 	if err != nil {

@@ -2,7 +2,10 @@ package native
 
 import (
 	"context"
+	"fmt"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -110,6 +113,58 @@ func (l *live) shell(ctx context.Context, turnID, command, cwd string, limit tim
 	it.Body = &body
 	it.CompletedAtMs = l.e.now().UnixMilli()
 	l.ItemCompleted(turnID, it)
+	l.hear(command, out, code, took)
+}
+
+// Bounds of what the model is told of shell commands.
+const (
+	maxHeard       = 10
+	maxHeardOutput = 8 << 10 // bytes of each end of an output
+)
+
+// hear keeps a shell command for the model: people expect to be able to talk
+// about what they have just run. It goes in front of the next input, in the form
+// models trained for Codex know, and is taken out of what clients see of it.
+func (l *live) hear(command, out string, code int, tookMs int64) {
+	if len(out) > 2*maxHeardOutput {
+		out = strings.ToValidUTF8(out[:maxHeardOutput], "") + "\n…\n" + strings.ToValidUTF8(out[len(out)-maxHeardOutput:], "")
+	}
+	note := fmt.Sprintf("<user_shell_command>\n<command>\n%s\n</command>\n<result>\nExit code: %d\nDuration: %.4f seconds\nOutput:\n%s\n</result>\n</user_shell_command>",
+		command, code, float64(tookMs)/1000, out)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard = append(l.heard, note)
+	if n := len(l.heard); n > maxHeard {
+		l.heard = slices.Delete(l.heard, 0, n-maxHeard)
+	}
+}
+
+// withHeard puts what was heard in front of an input.
+func (l *live) withHeard(in []protocol.UserInput) []protocol.UserInput {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.heard) == 0 {
+		return in
+	}
+	var out []protocol.UserInput
+	for _, note := range l.heard {
+		out = append(out, protocol.Text(note))
+		l.told[note] = true
+	}
+	l.heard = nil
+	return append(out, in...)
+}
+
+// withoutHeard is the item as clients see it; l.mu is held.
+func (l *live) withoutHeard(it protocol.Item) protocol.Item {
+	u, ok := it.Body.(*protocol.UserMessage)
+	if !ok || len(l.told) == 0 {
+		return it
+	}
+	body := *u
+	body.Content = slices.DeleteFunc(slices.Clone(u.Content), func(p protocol.UserInput) bool { return l.told[p.Text] })
+	it.Body = &body
+	return it
 }
 
 // loginShell is bash, or what every Unix has.

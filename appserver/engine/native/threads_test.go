@@ -94,7 +94,7 @@ func TestThreadsSurviveTheServer(t *testing.T) {
 	_ = turn
 
 	h = run(t, native.Config{
-		Dir: h.dir, Cwd: h.cwd, Version: "1.2.3", Streamer: rehearse(), Models: []native.Model{{ID: "gpt-5.5"}},
+		Dir: h.dir, Cwd: h.cwd, Version: "1.2.3", Models: []native.Model{{ID: "gpt-5.5"}},
 	})
 	c = h.connect()
 	var list protocol.ThreadList
@@ -124,7 +124,7 @@ func TestTwoServersDoNotWriteOneThread(t *testing.T) {
 	c := h.connect()
 	id := c.begin(nil)
 	c.finish(c.say(id, "hello"))
-	other := run(t, native.Config{Dir: h.dir, Cwd: h.cwd, Version: "1", Streamer: rehearse(), Models: []native.Model{{ID: "m"}}})
+	other := run(t, native.Config{Dir: h.dir, Cwd: h.cwd, Version: "1", Models: []native.Model{{ID: "m"}}})
 	d := other.connect()
 	d.refused("thread/resume", map[string]any{"threadId": id}, "thread "+string(id)+" already has an active writer")
 	d.refused("thread/delete", map[string]any{"threadId": id}, "already has an active writer")

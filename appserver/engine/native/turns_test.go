@@ -268,6 +268,17 @@ func TestShellCommand(t *testing.T) {
 	if body.Source != "userShell" || *body.ExitCode != 3 || *body.AggregatedOutput != "its\n" || body.Status != protocol.ItemFailed {
 		t.Errorf("item = %+v", body)
 	}
+	// The model is told, those who look on are not told twice.
+	c.finish(c.say(id, "hello"))
+	h.mu.Lock()
+	if !strings.Contains(h.sent, "user_shell_command") || !strings.Contains(h.sent, "Exit code: 3") {
+		t.Errorf("the model was sent %s", h.sent)
+	}
+	h.mu.Unlock()
+	if raw := string(c.call("thread/items/list", map[string]any{"threadId": id})); strings.Contains(raw, "user_shell_command") {
+		t.Errorf("clients see %s", raw)
+	}
+
 	// While a turn runs it is part of that turn.
 	turn := c.say(id, "slow")
 	c.method(from, "item/agentMessage/delta")
@@ -399,5 +410,27 @@ func TestAskingIsPutToClients(t *testing.T) {
 	b, _ := json.Marshal(c.finish(turn).Items)
 	if !strings.Contains(string(b), "Green") {
 		t.Errorf("the answer did not arrive: %s", b)
+	}
+}
+
+// A command that the sandbox stopped and that was allowed to run again is still
+// one item with one process: clients list running terminals by it.
+func TestARepeatedCommandKeepsItsProcessID(t *testing.T) {
+	h := start(t, nil)
+	needSandbox(t)
+	c := h.connect()
+	id := c.begin(map[string]any{"approvalPolicy": "on-request", "sandbox": "read-only"})
+	turn := c.say(id, "run touch made.txt")
+	c.reply(c.method(0, protocol.ReqCommandApproval), protocol.Decide(protocol.DecisionAccept))
+	c.finish(turn)
+	pid := func(method string) string {
+		n := c.wait(0, method, func(n note) bool { return n.Method == method && strings.Contains(string(n.Params), "commandExecution") })
+		return protocol.StringField(protocol.Field(n.Params, "item"), "processId")
+	}
+	if a, b := pid("item/started"), pid("item/completed"); a == "" || a != b {
+		t.Errorf("announced as process %q, completed as %q", a, b)
+	}
+	if _, err := os.Stat(filepath.Join(h.cwd, "made.txt")); err != nil {
+		t.Error(err)
 	}
 }

@@ -462,3 +462,67 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
+
+// A first page out of two thousand threads: from nothing, from the cache, and
+// once the index is in memory.
+func BenchmarkList(b *testing.B) {
+	dir := filepath.Join(b.TempDir(), "threads")
+	st, err := thread.Open(dir, thread.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	h := thread.NewHistory(thread.Meta{}, thread.Settings{}, thread.TurnStarted("t"), thread.ItemDone("t", user("u", "hello")))
+	for range 50 {
+		h.Add(thread.ItemDone("t", agent(thread.NewID(), strings.Repeat("words ", 300))))
+	}
+	seed, err := st.Create(thread.Meta{Source: "vscode"}, thread.Settings{Cwd: "/p"}, h.Records()...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	_ = seed.Close()
+	text, err := os.ReadFile(st.Path(seed.Head().ID))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range 2000 {
+		id := thread.NewID()
+		copied := bytes.Replace(text, []byte(seed.Head().ID), []byte(id), 1)
+		if err := os.WriteFile(filepath.Join(dir, id+".jsonl"), copied, 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	list := func(b *testing.B, st *thread.Store) {
+		p, err := st.List(thread.Query{Limit: 25})
+		if err != nil || len(p.Heads) != 25 {
+			b.Fatalf("%d heads, %v", len(p.Heads), err)
+		}
+	}
+	fresh := func(b *testing.B) *thread.Store {
+		st, err := thread.Open(dir, thread.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return st
+	}
+	b.Run("cold", func(b *testing.B) {
+		for b.Loop() {
+			list(b, fresh(b))
+		}
+	})
+	b.Run("cached", func(b *testing.B) {
+		s := fresh(b)
+		list(b, s)
+		if err := s.Save(); err != nil {
+			b.Fatal(err)
+		}
+		for b.Loop() {
+			list(b, fresh(b))
+		}
+	})
+	b.Run("warm", func(b *testing.B) {
+		s := fresh(b)
+		for b.Loop() {
+			list(b, s)
+		}
+	})
+}
