@@ -42,6 +42,8 @@ type model struct {
 	notice  notice
 	lastKey time.Time
 	quitArm time.Time // ctrl+c was pressed on an empty composer then
+	// sendWhenOpen: enter was pressed before the thread was there to write to.
+	sendWhenOpen bool
 	ticking bool
 	// bannerLetter was pressed while the banner offered it, a moment ago.
 	bannerLetter string
@@ -100,6 +102,9 @@ func (m *model) Update(msg tea.Msg) (_ tea.Model, cmd tea.Cmd) {
 	cmd = m.update(msg)
 	if m.wide() && !m.list.loaded && !m.list.tried && m.conn.state == connUp && m.opening == nil {
 		cmd = tea.Batch(cmd, m.list.refresh(m))
+	}
+	if m.sendWhenOpen && m.conn.state == connUp && m.opening == nil && m.screen == nil {
+		cmd = tea.Batch(cmd, m.submit())
 	}
 	if !m.ticking && m.needTick() {
 		m.ticking = true

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -99,11 +101,17 @@ func (r *input) Read(p []byte) (int, error) {
 
 // decode turns bytes into events for the program until In ends, which it tells
 // last. Bubble Tea would do this itself, but its reader waits for ever for a
-// program that has ended while it had something to say.
-func (r *input) decode(term string, send func(tea.Msg)) {
+// program that has ended while it had something to say. Bytes the decoder cannot
+// bear end this terminal's session and nothing else.
+func (r *input) decode(term string, log *slog.Logger, send func(tea.Msg)) {
 	events := make(chan uv.Event)
 	go func() {
 		defer close(events)
+		defer func() {
+			if p := recover(); p != nil {
+				log.Error("terminal input could not be decoded", "panic", fmt.Sprint(p))
+			}
+		}()
 		_ = uv.NewTerminalReader(r, term).StreamEvents(r.ctx, events) // its end is the end of In
 	}()
 	for e := range events {

@@ -118,7 +118,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	var wg sync.WaitGroup
 	wg.Go(func() { l.feed(p.Send) })
 	if in != nil {
-		wg.Go(func() { in.decode(getenv(cfg.Environ, "TERM"), p.Send) })
+		wg.Go(func() { in.decode(getenv(cfg.Environ, "TERM"), cfg.Log, p.Send) })
 	}
 	if cfg.Sizes != nil {
 		wg.Go(func() { follow(runCtx, cfg.Sizes, p.Send) })

@@ -20,6 +20,7 @@ type pending struct {
 
 // submit is enter in the composer.
 func (m *model) submit() tea.Cmd {
+	m.sendWhenOpen = false
 	s := strings.TrimSpace(m.comp.Text())
 	if s == "" {
 		return nil
@@ -27,12 +28,14 @@ func (m *model) submit() tea.Cmd {
 	if name, args, ok := slash(s); ok {
 		return m.runSlash(name, args)
 	}
-	if m.conn.state != connUp {
+	if m.conn.state != connUp && m.conn.was {
+		// Not sent by itself on return: much may have changed meanwhile.
 		m.say("%s is unreachable: your text is kept", m.host())
 		return nil
 	}
-	if m.opening != nil {
-		m.say("one moment: the thread is being opened")
+	if m.conn.state != connUp || m.opening != nil {
+		m.sendWhenOpen = true
+		m.say("sent as soon as the thread is open")
 		return nil
 	}
 	if !m.may(protocol.RoleOperator, "writing to a thread") {

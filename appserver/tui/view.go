@@ -245,7 +245,11 @@ func (m *model) noticeLine(w int) string {
 	if m.notice.bad {
 		st = m.th.Warn
 	}
-	return st.Render(text.Truncate(" "+text.CleanLine(m.notice.text), w, "…"))
+	line := " "
+	if m.rehearsal() {
+		line += m.th.Warn.Render("rehearsal") + m.th.Status.Render(" · ") // the footer says it at all times, and this is in its place
+	}
+	return text.Truncate(line+st.Render(text.CleanLine(m.notice.text)), w, "…")
 }
 
 // beside puts the side column next to the main lines.
