@@ -1,7 +1,9 @@
 package gate
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -22,7 +24,8 @@ type client struct {
 	who Client
 	at  time.Time
 	out *rpc.Outbox
-	u   *upstream // nil while there is no engine
+	end context.CancelCauseFunc // of Serve
+	u   *upstream               // nil while there is no engine
 
 	mu         sync.Mutex // guards what follows
 	ready      bool       // initialize was answered
@@ -60,9 +63,9 @@ type asked struct {
 	ours     bool // by us: the engine's own notice would be a second one
 }
 
-func (g *Gate) newClient(who Client, out *rpc.Outbox) *client {
+func (g *Gate) newClient(who Client, out *rpc.Outbox, end context.CancelCauseFunc) *client {
 	return &client{
-		g: g, id: g.nextID("c"), who: who, at: time.Now(), out: out,
+		g: g, id: g.nextID("c"), who: who, at: time.Now(), out: out, end: end,
 		inflight: make(map[string][]call), subscribed: make(map[protocol.ThreadID]bool),
 		asked: make(map[string]*asked), follow: make(map[string]*item),
 	}
@@ -70,8 +73,13 @@ func (g *Gate) newClient(who Client, out *rpc.Outbox) *client {
 
 // put queues a message for the client. Everything it ever hears goes through
 // here; a resumable stream will number and keep messages at this point. A client
-// that is gone or too slow is Serve's business.
-func (c *client) put(msg []byte) { _ = c.out.Put(msg) }
+// that is gone or too slow is Serve's business; it is woken here because the
+// write that hangs may take long to give up.
+func (c *client) put(msg []byte) {
+	if err := c.out.Put(msg); errors.Is(err, rpc.ErrSlow) {
+		c.end(err)
+	}
+}
 
 // feed gives a follower an event from the live state; thread.mu is held. The
 // bytes are another stream's, whose reader may own them, hence the copy.

@@ -22,7 +22,7 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	fs := &flushable{Stream: s}
-	c := g.newClient(who, rpc.NewOutbox(fs))
+	c := g.newClient(who, rpc.NewOutbox(fs), cancel)
 	wrote := make(chan struct{})
 	go func() {
 		defer close(wrote)
