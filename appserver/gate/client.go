@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,6 +120,21 @@ func (c *client) setSubscribed(id protocol.ThreadID, on bool) {
 		return
 	}
 	delete(c.subscribed, id)
+}
+
+// hearsAll reports whether the engine keeps nothing of a thread's course from
+// this client, so that its connection may stand in for the watcher's.
+func (c *client) hearsAll() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for m := range c.optOut {
+		for _, p := range []string{"item/", "turn/", "thread/", "serverRequest/"} {
+			if strings.HasPrefix(m, p) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // deliver passes an observed message on, now or when what it must not overtake

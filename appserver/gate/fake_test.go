@@ -403,13 +403,18 @@ func (e *fakeEngine) resolve(r *fakeRequest) {
 	e.toLocked(r.thread, "serverRequest/resolved", map[string]any{"threadId": r.thread, "requestId": r.id})
 }
 
-func (e *fakeEngine) subscribers(thread string) int {
+// watched reports whether the gate's watcher is on the thread.
+func (e *fakeEngine) watched(thread string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if t := e.threads[thread]; t != nil {
-		return len(t.subs)
+		for c := range t.subs {
+			if c.name == "towline-watcher" {
+				return true
+			}
+		}
 	}
-	return 0
+	return false
 }
 
 func (e *fakeEngine) got(msg string) bool {

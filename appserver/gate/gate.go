@@ -21,8 +21,9 @@
 //     from which a client that joins late is told what it missed (join.go);
 //   - presence (presence.go).
 //
-// A watcher (watcher.go) keeps an engine connection of the gate's own on every
-// thread that works, so the books are kept while nobody is attached.
+// A watcher (watcher.go) puts an engine connection of the gate's own on every
+// thread that works while nobody is attached to it, so the books are kept then
+// too.
 //
 // # Locks
 //
@@ -86,7 +87,7 @@ const (
 	// separately those remembered as lost with an engine.
 	maxQuestions = 4096
 	// maxOrphans bounds engine connections kept after their client left because
-	// nobody else saw a running item from its start.
+	// something depends on them for the moment.
 	maxOrphans = 32
 	// maxDenials bounds audit lines one connection can cause by being refused;
 	// the rest are counted in its detach line.
@@ -179,6 +180,7 @@ type Gate struct {
 	active   map[protocol.ThreadID]bool     // threads that work; true: they wait for a person
 
 	own           sync.WaitGroup // orphans
+	cover         chan struct{}  // capacity 1: clients came to or left a thread
 	presenceDirty chan struct{}  // capacity 1
 	lastDirty     chan struct{}  // capacity 1
 }
@@ -192,7 +194,7 @@ func New(cfg Config) *Gate {
 		clients: make(map[*client]struct{}), threads: make(map[protocol.ThreadID]*thread),
 		orphans: make(map[*upstream]chan struct{}), lastSeen: make(map[string]protocol.ThreadID),
 		forget: make(map[protocol.ThreadID]struct{}), active: make(map[protocol.ThreadID]bool),
-		presenceDirty: make(chan struct{}, 1), lastDirty: make(chan struct{}, 1),
+		cover: make(chan struct{}, 1), presenceDirty: make(chan struct{}, 1), lastDirty: make(chan struct{}, 1),
 	}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)

@@ -204,6 +204,8 @@ func (c *client) replied(ev *event) {
 		}
 		_, had := c.u.subs[id]
 		s := c.u.subscribe(id)
+		s.active = protocol.StringField(protocol.Field(thread, "status"), "type") == protocol.StatusActive
+		poke(c.g.cover)
 		if k.method == "thread/resume" && !had {
 			ev.join = c.beginJoin(s, ev.Result)
 		}
@@ -213,6 +215,7 @@ func (c *client) replied(ev *event) {
 		c.lookAt(id, string(protocol.Field(thread, "ephemeral")) != "true")
 	case "thread/unsubscribe":
 		c.u.unsubscribe(k.thread)
+		poke(c.g.cover)
 		c.lookAway(k.thread)
 		// For what is kept for the client this reply is the end of the thread.
 		ev.what, ev.thread = whatThreadClosed, []byte(k.thread)

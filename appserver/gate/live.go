@@ -33,6 +33,7 @@ type thread struct {
 	recentLen int     // bytes of text in recent
 	ended     ring    // keys of finished items, so that a slow witness does not revive them
 	watchers  map[*upstream]struct{}
+	clients   int                // watchers that are attached clients' and hear everything
 	joins     map[*join]struct{} // under way; each keeps what ends meanwhile
 }
 

@@ -316,28 +316,33 @@ func TestLastThread(t *testing.T) {
 	eventually(t, "forgotten", func() bool { return last(p) == "" })
 }
 
-func TestWatcherFollowsOnlyWhatWorks(t *testing.T) {
+func TestWatcherStandsInForClients(t *testing.T) {
 	r := newRig(t, nil, true)
 	p := r.join("ana", protocol.RoleOperator, false)
 	thread := p.startThread()
 	r.e.startTurn(thread, "t1")
-	eventually(t, "subscribed", func() bool { return r.e.subscribers(thread) == 2 })
-	if w, _ := r.g.working(); w != 1 {
-		t.Errorf("%d threads work, want 1", w)
+	eventually(t, "booked as working", func() bool { w, _ := r.g.working(); return w == 1 })
+	if r.e.watched(thread) {
+		t.Error("the watcher burdens a thread that a client watches")
 	}
+	p.must("thread/unsubscribe", map[string]any{"threadId": thread})
+	eventually(t, "subscribed", func() bool { return r.e.watched(thread) })
+	p.resume(thread)
+	eventually(t, "gone when somebody is back", func() bool { return !r.e.watched(thread) })
+	_ = p.leave()
+	eventually(t, "subscribed again", func() bool { return r.e.watched(thread) })
 	r.e.endTurn(thread)
-	eventually(t, "unsubscribed", func() bool { return r.e.subscribers(thread) == 1 })
+	eventually(t, "unsubscribed from an idle thread", func() bool { return !r.e.watched(thread) })
 	if w, _ := r.g.working(); w != 0 {
 		t.Errorf("%d threads work, want 0", w)
 	}
-	// A new engine: the watcher comes back and finds what runs there already.
+	// A new engine: the watcher comes back, and finds what runs there already.
 	r.e.die()
-	<-p.served
-	close(p.served)
 	p = r.join("ana", protocol.RoleOperator, false)
 	thread = p.startThread()
 	r.e.startTurn(thread, "t1")
-	eventually(t, "subscribed after a restart", func() bool { return r.e.subscribers(thread) == 2 })
+	_ = p.leave()
+	eventually(t, "subscribed after a restart", func() bool { return r.e.watched(thread) })
 	r.e.mu.Lock()
 	defer r.e.mu.Unlock()
 	for _, m := range r.e.seen {

@@ -148,14 +148,20 @@ func (g *Gate) detach(c *client, why error) {
 	g.log.Debug("client left", "conn", c.id, "err", why)
 }
 
-// adopt keeps the engine connection of a client that left while it alone saw
-// the start of something that runs, so that the person who comes back in a
-// moment finds the whole text. end ends it.
+// adopt keeps the engine connection of a client that left while something
+// depends on it (neededLocked), so that the person who comes back in a moment
+// finds the whole text. The watcher takes over meanwhile. end ends it.
 func (g *Gate) adopt(u *upstream, read <-chan struct{}, end func()) bool {
 	u.book.Lock()
-	u.orphan = u.soleWitnessLocked()
+	u.orphan = u.neededLocked()
 	keep := u.orphan
+	for _, s := range u.subs {
+		if s.counted {
+			s.count(-1)
+		}
+	}
 	u.book.Unlock()
+	poke(g.cover)
 	if !keep {
 		return false
 	}
@@ -183,7 +189,7 @@ func (g *Gate) adopt(u *upstream, read <-chan struct{}, end func()) bool {
 func (u *upstream) spent() bool {
 	u.book.Lock()
 	defer u.book.Unlock()
-	return u.orphan && !u.soleWitnessLocked()
+	return u.orphan && !u.neededLocked()
 }
 
 // flushable is a client's stream that can tell when everything queued so far

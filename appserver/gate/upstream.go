@@ -33,9 +33,11 @@ type upstream struct {
 
 // sub is one thread a connection watches.
 type sub struct {
-	t     *thread
-	items map[string]*seen // items whose start it saw, until they end
-	last  *item            // that started on this connection
+	t       *thread
+	items   map[string]*seen // items whose start it saw, until they end
+	last    *item            // that started on this connection
+	active  bool             // the thread works, as far as this connection has heard
+	counted bool             // in thread.clients
 }
 
 type seen struct {
@@ -105,6 +107,10 @@ func (u *upstream) observe(ev *event) (mine bool) {
 	case whatItemEvent, whatItemStarted, whatItemCompleted:
 		if len(ev.thread) > 0 && len(ev.item) > 0 {
 			u.observeItem(ev)
+		}
+	case whatStatus:
+		if s := u.subs[protocol.ThreadID(ev.thread)]; s != nil {
+			s.active = protocol.StringField(protocol.Field(ev.Params, "status"), "type") == protocol.StatusActive
 		}
 	case whatTurnCompleted:
 		if s := u.subs[protocol.ThreadID(ev.thread)]; s != nil {
@@ -205,6 +211,9 @@ func (u *upstream) subscribe(id protocol.ThreadID) *sub {
 	if s == nil {
 		s = &sub{t: u.g.watchThread(u, id), items: make(map[string]*seen)}
 		u.subs[id] = s
+		if u.client != nil && !u.orphan && u.client.hearsAll() {
+			s.count(1)
+		}
 	}
 	if u.client != nil {
 		u.client.setSubscribed(id, true)
@@ -223,6 +232,9 @@ func (u *upstream) unsubscribe(id protocol.ThreadID) {
 		u.client.setSubscribed(id, false)
 	}
 	t := s.t
+	if s.counted {
+		s.count(-1)
+	}
 	var wake []*client
 	t.mu.Lock()
 	delete(t.watchers, u)
@@ -245,20 +257,39 @@ func (u *upstream) unsubscribe(id protocol.ThreadID) {
 	}
 }
 
-// soleWitnessLocked reports whether text would be lost if this connection closed: it
-// alone saw the start of something that still runs within its turn. A command
-// that outlived its turn does not count: the engine decides when such a thread
-// is unloaded, and a connection nobody uses must not delay that.
-func (u *upstream) soleWitnessLocked() bool {
+// count notes that a client came to the thread or left it; the watcher stands in
+// for the last one.
+func (s *sub) count(n int) {
+	s.counted = n > 0
+	s.t.mu.Lock()
+	s.t.clients += n
+	s.t.mu.Unlock()
+}
+
+// neededLocked reports whether something would be lost if this connection
+// closed: it alone watches a thread that works, or it alone saw the start of
+// something that still runs. A command that outlived its turn does not count:
+// the engine decides when such a thread is unloaded, and a connection nobody
+// uses must not delay that.
+func (u *upstream) neededLocked() bool {
 	for _, s := range u.subs {
-		s.t.mu.Lock()
-		for _, w := range s.items {
-			if !w.it.done && !w.outlived && w.it.witnesses == 1 {
-				s.t.mu.Unlock()
-				return true
-			}
+		if u.neededForLocked(s) {
+			return true
 		}
-		s.t.mu.Unlock()
+	}
+	return false
+}
+
+func (u *upstream) neededForLocked(s *sub) bool {
+	s.t.mu.Lock()
+	defer s.t.mu.Unlock()
+	if s.active && len(s.t.watchers) == 1 {
+		return true
+	}
+	for _, w := range s.items {
+		if !w.it.done && !w.outlived && w.it.witnesses == 1 {
+			return true
+		}
 	}
 	return false
 }
