@@ -46,13 +46,11 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	g.clients[c] = struct{}{}
 	g.mu.Unlock()
 
-	// The engine connection outlives ctx by a moment, and as an orphan by more.
-	upCtx, upCancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	var left atomic.Bool
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
-		err := c.pumpDown(upCtx)
+		err := c.pumpDown()
 		if !left.Load() {
 			fs.goodbye(ctx, c)
 			cancel(fmt.Errorf("%w: %w", errEngineGone, err))
@@ -65,7 +63,6 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	left.Store(true)
 	g.detach(c, err)
 	end := func() {
-		upCancel(rpc.ErrClosed)
 		_ = up.Close(rpc.ErrClosed) // nobody is left to tell
 		<-read
 		c.u.close(rpc.ErrClosed)
@@ -105,10 +102,12 @@ func (c *client) pumpUp(ctx context.Context, s rpc.Stream) error {
 }
 
 // pumpDown carries the engine's messages until its stream ends, or until an
-// orphaned connection is of no more use.
-func (c *client) pumpDown(ctx context.Context) error {
+// orphaned connection is of no more use. The engine connection outlives Serve's
+// context by a moment, and as an orphan by more; closing it is what ends a read,
+// and a read without a context costs less.
+func (c *client) pumpDown() error {
 	for {
-		msg, err := c.u.s.Read(ctx)
+		msg, err := c.u.s.Read(context.Background())
 		if err != nil {
 			return err
 		}
