@@ -33,7 +33,7 @@ func (m *model) state() string {
 		return th.Warn.Render("⟳ unreachable")
 	case m.conn.state != connUp:
 		return th.Dim.Render("○ connecting")
-	case m.opening != nil:
+	case m.busyOpening():
 		return th.Dim.Render("○ opening")
 	case m.asking() != nil || m.cur.status.Type == protocol.StatusActive && len(m.cur.status.ActiveFlags) > 0:
 		return th.Warn.Render("▲ waiting for you")

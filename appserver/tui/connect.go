@@ -100,6 +100,7 @@ func (m *model) up(msg upMsg) tea.Cmd {
 	if again {
 		cmds = append(cmds, m.returned(since, why))
 	} else {
+		m.landing = true
 		cmds = append(cmds, m.land())
 	}
 	return tea.Batch(cmds...)
@@ -137,6 +138,7 @@ const uuidLen = 36
 // id, which is what the farewell shows, or by its name.
 func (m *model) findThread(s string) tea.Cmd {
 	return call(m.link, "thread/list", listParams(nil, false), func(m *model, l protocol.ThreadList, err error) tea.Cmd {
+		m.landing = false
 		var found []protocol.ThreadID
 		for _, t := range l.Data {
 			id := string(t.ID)
@@ -163,11 +165,18 @@ func (m *model) findThread(s string) tea.Cmd {
 
 // landInList shows the threads there are, or begins the first.
 func (m *model) landInList() tea.Cmd {
+	m.landing = true
 	return call(m.link, "thread/list", listParams(nil, false), func(m *model, l protocol.ThreadList, err error) tea.Cmd {
+		if !m.landing {
+			return nil // the person chose meanwhile
+		}
+		m.landing = false
 		if err == nil && len(l.Data) > 0 {
 			m.list.take(m, l, false)
 			if m.screen == nil && m.cur.id == "" {
-				m.screen = &picker{}
+				// What was written and sent early was not written for whichever
+				// thread is chosen now: it stays in the composer.
+				m.screen, m.sendWhenOpen = &picker{}, false
 			}
 			return m.list.outcomes(m)
 		}

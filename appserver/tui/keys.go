@@ -45,6 +45,7 @@ func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 	if s == "?" && m.comp.Empty() {
 		return m.chromeKey(k)
 	}
+	m.sendWhenOpen = false
 	switch m.comp.Key(k) {
 	case composer.Send:
 		return m.submit()

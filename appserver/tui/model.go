@@ -42,8 +42,11 @@ type model struct {
 	notice  notice
 	lastKey time.Time
 	quitArm time.Time // ctrl+c was pressed on an empty composer then
-	// sendWhenOpen: enter was pressed before the thread was there to write to.
+	// sendWhenOpen: enter was pressed before the thread was there to write to. The
+	// text stays in the composer until it is.
 	sendWhenOpen bool
+	// landing: where to begin is still being found out.
+	landing bool
 	ticking bool
 	// bannerLetter was pressed while the banner offered it, a moment ago.
 	bannerLetter string
@@ -103,7 +106,7 @@ func (m *model) Update(msg tea.Msg) (_ tea.Model, cmd tea.Cmd) {
 	if m.wide() && !m.list.loaded && !m.list.tried && m.conn.state == connUp && m.opening == nil {
 		cmd = tea.Batch(cmd, m.list.refresh(m))
 	}
-	if m.sendWhenOpen && m.conn.state == connUp && m.opening == nil && m.screen == nil {
+	if m.sendWhenOpen && m.conn.state == connUp && !m.busyOpening() && m.screen == nil && m.cur.id != "" {
 		cmd = tea.Batch(cmd, m.submit())
 	}
 	if !m.ticking && m.needTick() {

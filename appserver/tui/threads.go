@@ -84,6 +84,9 @@ type openedMsg struct {
 	err    error
 }
 
+// busyOpening reports whether it is not yet settled which thread is shown.
+func (m *model) busyOpening() bool { return m.opening != nil || m.landing }
+
 // newThread begins a thread.
 func (m *model) newThread(then func(m *model) tea.Cmd) tea.Cmd {
 	if !m.may(protocol.RoleOperator, "starting a thread") {
@@ -107,7 +110,7 @@ func (m *model) open(r openRequest) tea.Cmd {
 	}
 	m.conn.opens++
 	seq, gen := m.conn.opens, m.conn.gen
-	m.opening = &opening{req: r, seq: seq}
+	m.opening, m.landing = &opening{req: r, seq: seq}, false
 	if !r.resync {
 		m.asks.dropThread(m.cur.id)
 	}

@@ -33,7 +33,7 @@ func (m *model) submit() tea.Cmd {
 		m.say("%s is unreachable: your text is kept", m.host())
 		return nil
 	}
-	if m.conn.state != connUp || m.opening != nil {
+	if m.conn.state != connUp || m.busyOpening() {
 		m.sendWhenOpen = true
 		m.say("sent as soon as the thread is open")
 		return nil
@@ -41,11 +41,12 @@ func (m *model) submit() tea.Cmd {
 	if !m.may(protocol.RoleOperator, "writing to a thread") {
 		return nil
 	}
+	if m.cur.id == "" {
+		m.sendWhenOpen = true
+		return m.newThread(nil)
+	}
 	m.comp.Take()
 	m.tr.End()
-	if m.cur.id == "" {
-		return m.newThread(func(m *model) tea.Cmd { return m.say1(s) })
-	}
 	return m.say1(s)
 }
 
