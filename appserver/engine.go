@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
+	"slices"
 
 	"towline/appserver/engine/codex"
 	"towline/appserver/engine/native"
 	"towline/appserver/engine/native/model"
 	"towline/appserver/engine/native/rehearsal"
+	"towline/appserver/engine/native/tool/exec"
 	"towline/appserver/gate"
 	"towline/config"
 )
@@ -113,20 +114,12 @@ func (c EngineConfig) native(why string) (Engine, error) {
 			Exit: config.ExitConfig,
 		}
 	}
-	self := c.Self
-	if self == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return Engine{}, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
-		}
-		self = exe
-	}
 	streamer := model.New(mc)
 	eng, err := native.New(native.Config{
 		Dir: c.Paths.Threads(), Home: c.Paths.Home(), Cwd: c.Project, Version: c.Version, Provider: provider,
 		Models:   []native.Model{{ID: n.Model, ContextWindow: n.ContextWindow, Efforts: []string{"low", "medium", "high"}, DefaultEffort: "medium"}},
 		Streamer: streamer, Approval: n.ApprovalPolicy, Sandbox: n.SandboxMode,
-		Environ: withoutSecret(c.Env, n.APIKeyEnv), SandboxSelf: filepath.Clean(self), Log: c.Log,
+		Environ: exec.Scrub(c.Env, n.APIKeyEnv), SandboxSelf: c.Self, Hidden: c.hidden(), Log: c.Log,
 	})
 	if err != nil {
 		return Engine{}, &config.Problem{Stage: "engine", Err: err, Exit: config.ExitConfig}
@@ -134,18 +127,16 @@ func (c EngineConfig) native(why string) (Engine, error) {
 	return Engine{Engine: eng, Kind: config.EngineNative, Rehearsal: n.Rehearsal, Why: why}, nil
 }
 
-// withoutSecret keeps the endpoint's key out of what the agent runs: a command
-// could print it, or send it away.
-func withoutSecret(env []string, name string) []string {
-	if name == "" {
-		return env
-	}
-	out := make([]string, 0, len(env))
-	for _, kv := range env {
-		if len(kv) > len(name) && kv[:len(name)] == name && kv[len(name)] == '=' {
+// hidden is what confined commands must not see: the daemon's sockets and
+// database, through which one with network could act as its user. A project
+// that lies inside stays visible, or nothing could work in it.
+func (c EngineConfig) hidden() []string {
+	var out []string
+	for _, dir := range []string{c.Paths.Runtime, c.Paths.State, c.Paths.Config} {
+		if rel, err := filepath.Rel(dir, c.Project); err == nil && filepath.IsLocal(rel) || slices.Contains(out, dir) {
 			continue
 		}
-		out = append(out, kv)
+		out = append(out, dir)
 	}
 	return out
 }

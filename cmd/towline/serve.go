@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -107,9 +108,13 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	}
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
 
+	self, err := selfPath()
+	if err != nil {
+		return &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
+	}
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
 		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
-		Environ: os.Getenv, Env: os.Environ(), Log: log,
+		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
 	})
 	if err != nil {
 		return err
@@ -135,6 +140,15 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 		g.Go(func() error { return h.door.Serve(ctx) })
 	}
 	return g.Wait()
+}
+
+// selfPath is this program, for running it again. Linux has a name for it that
+// stays right when an upgrade replaces the file.
+func selfPath() (string, error) {
+	if runtime.GOOS == "linux" {
+		return "/proc/self/exe", nil
+	}
+	return os.Executable()
 }
 
 func projectDir(dir string) (string, error) {

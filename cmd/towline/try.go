@@ -50,10 +50,15 @@ func newTry() *cobra.Command {
 	return c
 }
 
-// trial is the state folder of try.
-type trial struct{ home string }
+// trial is the folder of try. The host's home and the project lie side by side:
+// the agent's commands see the project only.
+type trial struct{ dir string }
 
-func (t trial) path(name string) string { return filepath.Join(t.home, name) }
+func (t trial) path(name string) string { return filepath.Join(t.dir, name) }
+
+func (t trial) home() string { return t.path("host") }
+
+func (t trial) inHome(name string) string { return filepath.Join(t.home(), name) }
 
 func try(ctx context.Context, home string, out io.Writer) error {
 	client, err := exec.LookPath("ssh")
@@ -70,7 +75,7 @@ func try(ctx context.Context, home string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	t := trial{home: abs}
+	t := trial{dir: abs}
 	if err := t.prepare(); err != nil {
 		return &config.Problem{Stage: "try", Err: err, Hints: []string{"name another folder with --home"}}
 	}
@@ -92,7 +97,7 @@ func try(ctx context.Context, home string, out io.Writer) error {
 	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
 	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
 	err = c.Run()
-	fmt.Fprintf(out, "towline: the host stops; its threads stay in %s\n", t.home)
+	fmt.Fprintf(out, "towline: the host stops; its threads stay in %s\n", t.dir)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ExitCode() != 0 {
 		return &config.Problem{Stage: "ssh", Err: fmt.Errorf("ssh ended with status %d", exit.ExitCode()), Hints: []string{"the host's log is " + t.path("serve.log")}}
@@ -103,13 +108,13 @@ func try(ctx context.Context, home string, out io.Writer) error {
 // prepare makes what is missing: folders, a key and its authorisation, the
 // configuration, and a project to work on.
 func (t trial) prepare() error {
-	for _, d := range []string{t.home, t.path("project")} {
+	for _, d := range []string{t.dir, t.home(), t.path("project")} {
 		if err := config.PrivateDir(d); err != nil {
 			return err
 		}
 	}
 	for name, text := range map[string]string{
-		"config.toml": "# Made by `towline try`.\n[engine]\nkind = \"native\"\n[engine.native]\nrehearsal = true\n[ssh]\nlisten = \"127.0.0.1:0\"\n",
+		"host/config.toml": "# Made by `towline try`.\n[engine]\nkind = \"native\"\n[engine.native]\nrehearsal = true\n[ssh]\nlisten = \"127.0.0.1:0\"\n",
 		"project/README.md": "# A sample project\n\nMade by `towline try` for the rehearsal model to work on. Ask it to:\n\n" +
 			"- show you around\n- run ls -l outside the sandbox\n- edit greeting.txt\n- count to 30 slowly\n",
 		"project/greeting.txt": "Hello from the other machine.\n",
@@ -121,7 +126,7 @@ func (t trial) prepare() error {
 			return err
 		}
 	}
-	if _, err := os.Stat(t.path("id_ed25519")); err == nil {
+	if _, err := os.Stat(t.inHome("id_ed25519")); err == nil {
 		return nil
 	}
 	public, secret, err := ed25519.GenerateKey(rand.Reader)
@@ -137,10 +142,10 @@ func (t trial) prepare() error {
 		return err
 	}
 	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " you (towline try)\n"
-	if err := os.WriteFile(t.path("authorized_keys"), []byte(line), 0o600); err != nil {
+	if err := os.WriteFile(t.inHome("authorized_keys"), []byte(line), 0o600); err != nil {
 		return err
 	}
-	return os.WriteFile(t.path("id_ed25519"), pem.EncodeToMemory(block), 0o600)
+	return os.WriteFile(t.inHome("id_ed25519"), pem.EncodeToMemory(block), 0o600)
 }
 
 // serving is the running host. It lives as long as stdin is open, so that it
@@ -165,7 +170,7 @@ func (t trial) start(ctx context.Context, self string) (serving, ready, error) {
 	defer func() { _ = logFile.Close() }() // the child has its own
 	// Not bound to ctx: Ctrl-C in ssh must not end the host before ssh has.
 	c := exec.Command(self, "serve", "--json", "--stop-with-stdin", "--project", t.path("project")) //nolint:noctx // see above; stop ends it
-	c.Env = append(os.Environ(), "TOWLINE_HOME="+t.home)
+	c.Env = append(os.Environ(), "TOWLINE_HOME="+t.home())
 	c.Stderr = logFile
 	c.SysProcAttr = ownGroup()
 	stdout, err := c.StdoutPipe()
@@ -198,14 +203,14 @@ func (t trial) start(ctx context.Context, self string) (serving, ready, error) {
 	said, _ := os.ReadFile(t.path("serve.log"))
 	return serving{}, ready{}, &config.Problem{
 		Stage: "try", Err: fmt.Errorf("the host did not start:\n%s", strings.TrimSpace(string(said))),
-		Hints: []string{"start it by hand: `TOWLINE_HOME=" + t.home + " towline serve`"}, Exit: config.ExitUnavailable,
+		Hints: []string{"start it by hand: `TOWLINE_HOME=" + t.home() + " towline serve`"}, Exit: config.ExitUnavailable,
 	}
 }
 
 // knowHost writes the host key where ssh looks for it, so that the first
 // connection is verified, not trusted.
 func (t trial) knowHost(r ready) error {
-	raw, err := os.ReadFile(t.path("host_ed25519"))
+	raw, err := os.ReadFile(t.inHome("host_ed25519"))
 	if err != nil {
 		return err
 	}
@@ -218,7 +223,7 @@ func (t trial) knowHost(r ready) error {
 		return err
 	}
 	line := fmt.Sprintf("[%s]:%s %s", addr, port, ssh.MarshalAuthorizedKey(signer.PublicKey()))
-	return os.WriteFile(t.path("known_hosts"), []byte(line), 0o600)
+	return os.WriteFile(t.inHome("known_hosts"), []byte(line), 0o600)
 }
 
 // sshArgs is a command line a person could type: it shares nothing with their
@@ -226,9 +231,9 @@ func (t trial) knowHost(r ready) error {
 func (t trial) sshArgs(addr string) []string {
 	host, port, _ := net.SplitHostPort(addr) // checked by knowHost
 	return []string{
-		"-F", "none", "-t", "-p", port, "-i", t.path("id_ed25519"),
+		"-F", "none", "-t", "-p", port, "-i", t.inHome("id_ed25519"),
 		"-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
-		"-o", "UserKnownHostsFile=" + t.path("known_hosts"), "-o", "StrictHostKeyChecking=yes",
+		"-o", "UserKnownHostsFile=" + t.inHome("known_hosts"), "-o", "StrictHostKeyChecking=yes",
 		"-o", "SendEnv=COLORTERM", host,
 	}
 }

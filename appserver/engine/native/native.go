@@ -39,6 +39,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ type Config struct {
 	Environ     []string      // environment of commands, free of secrets; nil: a minimal one
 	IdleUnload  time.Duration // default DefaultIdleUnload
 	SandboxSelf string        // path of the binary that confines commands when re-executed
+	Hidden      []string      // absolute folders confined commands must not see: sockets and secrets
 	Log         *slog.Logger
 	Clock       func() time.Time
 }
@@ -165,7 +167,7 @@ func New(cfg Config) (*Engine, error) {
 		conns:   make(map[*conn]struct{}), asks: make(map[int64]*ask),
 	}
 	if cfg.SandboxSelf != "" {
-		e.box = sandbox.New(cfg.SandboxSelf, cfg.Log)
+		e.box = sandbox.New(cfg.SandboxSelf, cfg.Log, cfg.Hidden...)
 	}
 	e.life, e.end = context.WithCancelCause(context.Background())
 	return e, nil
@@ -222,21 +224,27 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 }
 
-// checkSandbox finds out whether commands can be confined here, and says so when
-// they cannot: those that must be will be refused.
+// checkSandbox finds out how well commands can be confined here. Where they
+// cannot be, those that must be will be refused; where a layer is missing, what
+// it would have held is said.
 func (e *Engine) checkSandbox() {
 	if e.box == nil || e.cfg.Sandbox == protocol.SandboxFullAccess {
 		return
 	}
-	err := e.box.Check()
-	if err == nil {
+	var text string
+	if err := e.box.Check(); err != nil {
+		e.log.Warn("commands cannot be confined on this machine", "err", err)
+		text = err.Error()
+	} else if weak := e.box.Weaknesses(); len(weak) > 0 {
+		e.log.Warn("commands are confined less well than they could be", "weaknesses", weak)
+		text = "The sandbox is weaker here: " + strings.Join(weak, " ")
+	} else {
 		return
 	}
-	e.log.Warn("commands cannot be confined on this machine", "err", err)
 	e.mu.Lock()
-	e.warning = err.Error()
+	e.warning = text
 	e.mu.Unlock()
-	e.broadcast("configWarning", configWarning(err.Error()))
+	e.broadcast("configWarning", configWarning(text))
 }
 
 func configWarning(text string) map[string]any {
