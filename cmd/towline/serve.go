@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/user"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -207,14 +206,6 @@ func announce(out io.Writer, asJSON bool, h *host, ssh config.SSH, e appserver.E
 func hasKeys(path string) bool {
 	raw, err := os.ReadFile(path)
 	return err == nil && len(strings.TrimSpace(string(raw))) > 0
-}
-
-// userName is who this process runs as.
-func userName() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return "user"
 }
 
 // host is the daemon together with its SSH door.
