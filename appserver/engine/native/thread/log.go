@@ -86,7 +86,7 @@ func (l *Log) write(b []byte) error {
 	}
 	_, err := l.f.Write(b)
 	if err == nil {
-		err = unix.Fdatasync(int(l.f.Fd()))
+		err = datasync(l.f)
 	}
 	if err != nil {
 		// A full disk leaves half a line; the next append must not continue it.
@@ -142,6 +142,6 @@ func (l *Log) repair() error {
 		if err := l.f.Truncate(l.size); err != nil {
 			return err
 		}
-		return unix.Fdatasync(int(l.f.Fd()))
+		return datasync(l.f)
 	}
 }
