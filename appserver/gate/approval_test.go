@@ -317,7 +317,8 @@ func TestApprovalOutlivesTheGate(t *testing.T) {
 	owner := attach(t, g1, "owner", protocol.RoleOperator, false)
 	thread := owner.startThread()
 	e.startTurn(thread, "t1")
-	q := (&rig{e: e}).command(thread)
+	e.itemStarted(thread, "patch", "fileChange", map[string]any{"changes": []any{map[string]any{"path": "/a", "diff": "the diff"}}})
+	q := e.ask(thread, protocol.ReqFileApproval, map[string]any{"itemId": "patch", "startedAtMs": 9})
 	owner.wait("question", 0, isAsk)
 	rows, err := s1.Approvals(t.Context(), store.ApprovalFilter{State: store.StateOpen})
 	if err != nil || len(rows) != 1 {
@@ -333,7 +334,12 @@ func TestApprovalOutlivesTheGate(t *testing.T) {
 	t.Cleanup(func() { r.stop(); e.die(); e.wg.Wait() })
 	back := r.join("owner", protocol.RoleOperator, true)
 	back.resume(thread)
-	back.wait("question", 0, isAsk)
+	_, shown := back.wait("the diff", 0, func(e protocol.Envelope) bool {
+		return e.Method == "item/started" && strings.Contains(string(e.Params), "the diff")
+	})
+	if _, asked := back.wait("question", 0, isAsk); asked < shown {
+		t.Error("the question came before the diff it is about")
+	}
 	eventually(t, "open again", func() bool {
 		rows, err := r.store.Approvals(t.Context(), store.ApprovalFilter{State: store.StateOpen})
 		return err == nil && len(rows) == 1 && rows[0].ID == id
@@ -377,6 +383,8 @@ func TestProgramsAnswerOnce(t *testing.T) {
 	r.e.startTurn(thread, "t1")
 	b := r.join("b", protocol.RoleOperator, false)
 	b.resume(thread)
+	approver := r.join("c", protocol.RoleApprover, false)
+	approver.resume(thread)
 	unsupported := `{"id":%d,"error":{"code":-32601,"message":"no such tool"}}`
 
 	q := r.e.ask(thread, protocol.ReqToolCall, map[string]any{"callId": "1", "tool": "t"})
@@ -402,6 +410,11 @@ func TestProgramsAnswerOnce(t *testing.T) {
 	_ = a.leave()
 	if got := string(<-q.answers); !strings.Contains(got, "no such tool") {
 		t.Errorf("the engine got %s, want the error when nobody is left", got)
+	}
+	r.e.endTurn(thread)
+	approver.note("turn/completed")
+	if n := approver.count(isAsk); n != 0 {
+		t.Errorf("an approver was asked %d times in a program's place", n)
 	}
 	if rows, _ := r.store.Approvals(t.Context(), store.ApprovalFilter{}); len(rows) != 0 {
 		t.Errorf("%d approvals for questions to programs", len(rows))

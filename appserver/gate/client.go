@@ -142,7 +142,10 @@ func (c *client) hearsAll() bool {
 func (c *client) deliver(ev event) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.join == nil && len(c.held) == 0 && !c.mustWait(&ev) {
+	switch {
+	case c.gone: // an orphaned connection's message
+		return
+	case c.join == nil && len(c.held) == 0 && !c.mustWait(&ev):
 		c.passLocked(&ev)
 		return
 	}
@@ -248,6 +251,9 @@ func (c *client) passLocked(ev *event) {
 		if !c.mayAnswer(ev.q) {
 			return
 		}
+		if ev.unseen && c.follow[string(ev.key(nil))] == nil {
+			c.putItemLocked(ev)
+		}
 		c.asked[idKey(ev.ID)] = &asked{q: ev.q}
 		c.g.ledger.shown(ev.q, c)
 	case whatResolved:
@@ -264,10 +270,35 @@ func (c *client) passLocked(ev *event) {
 	}
 }
 
+// putItemLocked sends the start of the item a question is about from the
+// approval object: the live state no longer had it, as after a restart of
+// Towline beside a daemon that went on. Without it a patch would be asked about
+// and not shown.
+func (c *client) putItemLocked(ev *event) {
+	item := c.g.ledger.itemOf(ev.q)
+	if item == nil || c.optOut["item/started"] {
+		return
+	}
+	c.notify("item/started", struct {
+		Item      json.RawMessage   `json:"item"`
+		StartedAt json.RawMessage   `json:"startedAtMs,omitempty"`
+		ThreadID  protocol.ThreadID `json:"threadId"`
+		TurnID    string            `json:"turnId"`
+	}{item, protocol.Field(ev.Params, "startedAtMs"), ev.q.thread, ev.q.turn})
+}
+
 // mayAnswer reports whether a question is shown to this client at all: someone
 // who may not answer would only see a prompt that does nothing.
 func (c *client) mayAnswer(q *question) bool {
-	return q != nil && c.who.Principal.Role >= protocol.RoleApprover
+	switch {
+	case q == nil:
+		return false
+	case q.object == nil:
+		// What a program answers goes to the model, or is a token: that is more
+		// than saying yes or no.
+		return c.who.Principal.Role >= protocol.RoleOperator
+	}
+	return c.who.Principal.Role >= protocol.RoleApprover
 }
 
 // resolvedLocked notes that a question is closed, and reports whether the

@@ -33,9 +33,11 @@ type event struct {
 	what what
 	// The text of threadId, turnId and itemId where the message has them.
 	thread, turn, item []byte
-	// join is set on the reply that starts a late join, q on a question.
-	join *join
-	q    *question
+	// join is set on the reply that starts a late join, q on a question, and
+	// unseen with it when its item started before this connection watched.
+	join   *join
+	q      *question
+	unseen bool
 }
 
 // classify reads as little of the message as its kind allows; deltas are by far

@@ -94,6 +94,9 @@ const (
 	maxDenials = 50
 	// recordTimeout bounds one write to the store.
 	recordTimeout = 10 * time.Second
+	// connectTimeout is how long an engine may take to accept a connection before
+	// its client is told that there is none.
+	connectTimeout = 10 * time.Second
 	// flushTimeout is how long a client whose engine connection ended may take
 	// to read what was queued for it.
 	flushTimeout = 2 * time.Second
@@ -110,7 +113,8 @@ type Engine interface {
 	// Run keeps the engine alive until ctx ends.
 	Run(ctx context.Context) error
 	// Connect opens a fresh app-server connection for one client. No handshake
-	// is done yet: the client's own initialize is passed through.
+	// is done yet: the client's own initialize is passed through. ctx bounds the
+	// opening only.
 	Connect(ctx context.Context) (rpc.Stream, error)
 	// State is a snapshot; Changed is closed, and replaced, when it changes.
 	State() protocol.EngineState

@@ -22,11 +22,12 @@ import (
 // pass a point:
 //
 //  1. The reply is passed on. Everything after it on this stream is kept back.
-//  2. Every other connection that watches the thread is sent a request of ours
-//     and has answered it. The answer was caused after the reply, so by the
-//     ordering rule these streams, and with them the live state, are past c: an
-//     item that had ended by c has ended in the live state. The items that run
-//     in it now are the candidates.
+//  2. The connections that have watched the thread for longest are sent a
+//     request of ours and have answered it. The answer was caused after the
+//     reply, so by the ordering rule these streams are past c; and as a
+//     connection sees every start that a later comer sees, the live state is past
+//     c with them: an item that had ended by c has ended in it. The items that
+//     run in it now are the candidates.
 //  3. The client's own stream is sent such a request and has answered it. By the
 //     same rule it has now brought every event the live state knew at step 2. So
 //     a candidate whose item/started is among what was kept back started after
@@ -72,13 +73,8 @@ func (c *client) beginJoin(s *sub, result json.RawMessage) *join {
 		return nil
 	}
 	j := &join{c: c, t: s.t, had: itemsIn(result), ended: make(map[string]*item)}
-	var others []*upstream
 	s.t.mu.Lock()
-	for u := range s.t.watchers {
-		if u != c.u {
-			others = append(others, u)
-		}
-	}
+	others := s.t.oldestWatchersLocked(c.u)
 	if len(others) == 0 {
 		s.t.mu.Unlock()
 		return nil // nobody knows more than the engine said
@@ -110,6 +106,22 @@ func (c *client) beginJoin(s *sub, result json.RawMessage) *join {
 		})
 	}
 	return j
+}
+
+// maxAskedWatchers bounds the streams one join waits for. One would do; the
+// others are for a first one that is slow or keeps things from us (see
+// client.hearsAll).
+const maxAskedWatchers = 3
+
+func (t *thread) oldestWatchersLocked(but *upstream) []*upstream {
+	var out []*upstream
+	for u := range t.watchers {
+		if u != but {
+			out = append(out, u)
+		}
+	}
+	sort.Slice(out, func(a, b int) bool { return t.watchers[out[a]] < t.watchers[out[b]] })
+	return out[:min(len(out), maxAskedWatchers)]
 }
 
 // The cheapest request every engine answers; only its place in the stream counts.

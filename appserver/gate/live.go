@@ -29,10 +29,11 @@ type thread struct {
 	dead      bool // no longer in the registry; look the thread up again
 	seq       int64
 	running   map[string]*item
-	recent    []*item // finished lately, oldest first
-	recentLen int     // bytes of text in recent
-	ended     ring    // keys of finished items, so that a slow witness does not revive them
-	watchers  map[*upstream]struct{}
+	recent    []*item             // finished lately, oldest first
+	recentLen int                 // bytes of text in recent
+	ended     ring                // keys of finished items, so that a slow witness does not revive them
+	watchers  map[*upstream]int64 // with the order in which they came
+	came      int64
 	clients   int                // watchers that are attached clients' and hear everything
 	joins     map[*join]struct{} // under way; each keeps what ends meanwhile
 }
@@ -125,7 +126,7 @@ func (g *Gate) thread(id protocol.ThreadID) *thread {
 	defer g.mu.Unlock()
 	t := g.threads[id]
 	if t == nil {
-		t = &thread{id: id, running: make(map[string]*item), watchers: make(map[*upstream]struct{}), joins: make(map[*join]struct{})}
+		t = &thread{id: id, running: make(map[string]*item), watchers: make(map[*upstream]int64), joins: make(map[*join]struct{})}
 		g.threads[id] = t
 	}
 	return t
@@ -137,7 +138,8 @@ func (g *Gate) watchThread(u *upstream, id protocol.ThreadID) *thread {
 		t := g.thread(id)
 		t.mu.Lock()
 		if !t.dead {
-			t.watchers[u] = struct{}{}
+			t.came++
+			t.watchers[u] = t.came
 			t.mu.Unlock()
 			return t
 		}

@@ -34,7 +34,7 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		<-wrote
 	}()
 
-	up, err := g.cfg.Engine.Connect(ctx)
+	up, err := g.connect(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
 			return clientError(context.Cause(ctx))
@@ -71,6 +71,14 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		end()
 	}
 	return clientError(err)
+}
+
+// connect asks the engine for a connection; one that is starting may take a
+// while, during which nobody reads the client.
+func (g *Gate) connect(ctx context.Context) (rpc.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return g.cfg.Engine.Connect(ctx)
 }
 
 // clientError is nil for the ends that are no fault of anyone's.

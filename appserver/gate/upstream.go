@@ -128,6 +128,8 @@ func (u *upstream) observe(ev *event) (mine bool) {
 		u.g.ledger.resolved(u, protocol.Field(ev.Params, "requestId"))
 	case whatRequest:
 		ev.q = u.g.ledger.opened(u, ev)
+		s := u.subs[protocol.ThreadID(ev.thread)]
+		ev.unseen = len(ev.item) > 0 && (s == nil || s.items[string(ev.key(nil))] == nil)
 	case whatReply:
 		if id := text(ev.ID); len(id) > 0 {
 			u.mu.Lock()

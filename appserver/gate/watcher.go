@@ -118,7 +118,7 @@ type watched struct {
 }
 
 func (g *Gate) watchOnce(ctx context.Context) error {
-	s, err := g.cfg.Engine.Connect(ctx)
+	s, err := g.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -393,6 +393,11 @@ func (w *watcher) turn(ctx context.Context, id protocol.ThreadID, method string)
 	w.g.mu.Lock()
 	defer w.g.mu.Unlock()
 	t := w.threads[id]
+	if t == nil && on && err == nil {
+		// It went idle while we asked, and nobody remembered that it was asked for.
+		t = w.thread(id)
+		t.idleSince = time.Now()
+	}
 	switch {
 	case t == nil: // closed meanwhile
 	case on && err != nil:
