@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/coder/websocket"
 
+	"towline/appserver/engine/native"
+	nativemodel "towline/appserver/engine/native/model"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/config/store"
@@ -37,6 +40,42 @@ func eachCodex(t *testing.T, test func(t *testing.T, e *codexEngine)) {
 	for _, bin := range filepath.SplitList(list) {
 		t.Run(filepath.Base(filepath.Dir(bin)), func(t *testing.T) { test(t, startCodex(t, bin)) })
 	}
+}
+
+// eachEngine runs a test against every real codex and against the native engine.
+func eachEngine(t *testing.T, test func(t *testing.T, e Engine, m *model)) {
+	t.Helper()
+	t.Run("native", func(t *testing.T) { test(startNative(t)) })
+	eachCodex(t, func(t *testing.T, e *codexEngine) { test(t, e, e.model) })
+}
+
+// startNative runs the native engine on a model of the test's.
+func startNative(t *testing.T) (*testing.T, Engine, *model) {
+	t.Helper()
+	dir := t.TempDir()
+	m := new(model)
+	srv := httptest.NewServer(m)
+	t.Cleanup(srv.Close)
+	log := slog.New(slog.DiscardHandler)
+	e, err := native.New(native.Config{
+		Dir: filepath.Join(dir, "threads"), Home: dir, Cwd: dir, Version: "1", Provider: "test",
+		Models:   []native.Model{{ID: "gpt-5.5", ContextWindow: 100_000}},
+		Streamer: nativemodel.New(nativemodel.Config{BaseURL: srv.URL + "/v1", APIKey: func() string { return "k" }, Log: log}),
+		Environ:  os.Environ(), Log: log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ran; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("native engine: %v", err)
+		}
+	})
+	return t, e, m
 }
 
 // model is a Responses endpoint that does what the test says: each request of a
@@ -184,10 +223,10 @@ func (p *person) turn(thread, text string) {
 	p.must("turn/start", map[string]any{"threadId": thread, "input": []any{protocol.Text(text)}})
 }
 
-func TestCodexThreeClientsFirstAnswerWins(t *testing.T) {
-	eachCodex(t, func(t *testing.T, e *codexEngine) {
+func TestEngineThreeClientsFirstAnswerWins(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e Engine, m *model) {
 		g, st, audit, stop := startGate(t, e, t.TempDir(), nil, true)
-		e.model.script = func(n int, say func(any)) {
+		m.script = func(n int, say func(any)) {
 			if n == 0 {
 				say(execCommand("echo ran"))
 				return
@@ -254,11 +293,11 @@ func TestCodexThreeClientsFirstAnswerWins(t *testing.T) {
 
 // The watcher's question is the only one that reaches anyone when nobody is
 // attached to the thread.
-func TestCodexApprovalWhileNobodyIsThere(t *testing.T) {
-	eachCodex(t, func(t *testing.T, e *codexEngine) {
+func TestEngineApprovalWhileNobodyIsThere(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e Engine, m *model) {
 		g, _, _, _ := startGate(t, e, t.TempDir(), nil, true)
 		ask := make(chan struct{})
-		e.model.script = func(n int, say func(any)) {
+		m.script = func(n int, say func(any)) {
 			if n == 0 {
 				<-ask
 				say(execCommand("echo ran"))
@@ -289,8 +328,8 @@ func TestCodexApprovalWhileNobodyIsThere(t *testing.T) {
 	})
 }
 
-func TestCodexLateJoinerGetsExactText(t *testing.T) {
-	eachCodex(t, func(t *testing.T, e *codexEngine) {
+func TestEngineLateJoinerGetsExactText(t *testing.T) {
+	eachEngine(t, func(t *testing.T, e Engine, m *model) {
 		g, _, _, _ := startGate(t, e, t.TempDir(), nil, true)
 		const deltas = 2000
 		want := new(strings.Builder)
@@ -298,7 +337,7 @@ func TestCodexLateJoinerGetsExactText(t *testing.T) {
 			fmt.Fprintf(want, "%d ", i%10)
 		}
 		step := make(chan int) // how many deltas to say next; closed to say the rest
-		e.model.script = func(_ int, say func(any)) {
+		m.script = func(_ int, say func(any)) {
 			say(map[string]any{"type": "response.output_item.added", "item": map[string]any{"type": "message", "role": "assistant", "id": "msg_1", "content": []any{}}})
 			said := 0
 			for n := range step {
