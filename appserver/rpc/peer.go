@@ -15,7 +15,7 @@ import (
 // of Peer.Serve, in the order messages arrived, and must not block: a request
 // that takes time is answered later from another goroutine.
 type Handler interface {
-	// Request must lead to exactly one Reply or Fail on r, at any later time.
+	// Request must lead to exactly one Reply, Fail or Drop on r, at any later time.
 	Request(ctx context.Context, r *Request)
 	// Notification's params are nil when the message had none.
 	Notification(ctx context.Context, method string, params json.RawMessage)
@@ -31,8 +31,8 @@ type Request struct {
 	once   sync.Once
 }
 
-// Reply answers with result (nil becomes {}). The first of Reply and Fail wins;
-// later ones do nothing. It does not block.
+// Reply answers with result (nil becomes {}). The first of Reply, Fail and Drop
+// wins; later ones do nothing. It does not block.
 func (r *Request) Reply(result any) {
 	r.once.Do(func() {
 		msg, err := protocol.NewResponse(r.ID, result)
@@ -53,6 +53,13 @@ func (r *Request) Fail(err error) {
 		}
 		r.peer.answered(protocol.NewError(r.ID, pe))
 	})
+}
+
+// Drop gives a request up without an answer, for one that was settled elsewhere
+// and that nobody waits for any more; its place among those in flight is free
+// again. Like the others it counts only when it is the first.
+func (r *Request) Drop() {
+	r.once.Do(func() { r.peer.inflight.Add(-1) })
 }
 
 // Peer is one end of a conversation. It pairs answers with calls, hands the

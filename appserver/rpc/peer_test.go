@@ -103,6 +103,60 @@ func TestPeerRefusesBeyondItsBound(t *testing.T) {
 	}
 }
 
+// Requests that were settled elsewhere must not use up the bound, and what is
+// dropped stays unanswered.
+func TestADroppedRequestFreesItsPlace(t *testing.T) {
+	a, b := Pipe(MaxInFlight + 8)
+	h := echo{make(chan string, 8), make(chan *Request, MaxInFlight+8)}
+	p := NewPeer(b, h)
+	done := make(chan error, 1)
+	go func() { done <- p.Serve(context.Background()) }()
+	for round := range 3 {
+		for i := range MaxInFlight {
+			msg, err := protocol.NewRequest(protocol.IntID(int64(round*MaxInFlight+i)), "hold", nil)
+			if err == nil {
+				err = a.Write(t.Context(), msg)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range MaxInFlight {
+			r := <-h.held
+			r.Drop()
+			r.Drop()
+			r.Reply(nil)
+			r.Fail(errors.New("too late"))
+		}
+	}
+	if n := p.inflight.Load(); n != 0 {
+		t.Errorf("%d requests still in flight", n)
+	}
+	if err := a.Write(t.Context(), []byte(`{"id":"last","method":"echo","params":1}`)); err != nil {
+		t.Fatal(err)
+	}
+	if msg, err := a.Read(t.Context()); err != nil || string(msg) != `{"id":"last","result":1}` {
+		t.Errorf("the first answer is %s, %v", msg, err)
+	}
+	_ = a.Close(nil)
+	<-done
+}
+
+// A reply that came first is not undone.
+func TestDropAfterAReplyDoesNothing(t *testing.T) {
+	h := echo{make(chan string, 8), make(chan *Request, 8)}
+	client, server, end := pair(t, h)
+	defer end()
+	got := make(chan error, 1)
+	go func() { got <- client.Call(context.Background(), "hold", nil, nil) }()
+	r := <-h.held
+	r.Reply(nil)
+	r.Drop()
+	if err := <-got; err != nil || server.inflight.Load() != 0 {
+		t.Errorf("%v, %d in flight", err, server.inflight.Load())
+	}
+}
+
 func TestPeerFailsWaitingCallsWhenTheOtherEndLeaves(t *testing.T) {
 	h := echo{make(chan string, 8), make(chan *Request, 8)}
 	client, server, end := pair(t, h)
