@@ -206,7 +206,7 @@ func (m *model) answer(q *ask, a prompt.Answer) tea.Cmd {
 		return m.interrupt()
 	}
 	if m.conn.state != connUp {
-		m.say("not sent: %s is unreachable; it will be asked again", m.host())
+		m.say("not sent: %s; it will be asked again", m.away())
 		return nil
 	}
 	m.settle(q)

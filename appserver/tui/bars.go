@@ -29,7 +29,9 @@ func (m *model) title() string {
 func (m *model) state() string {
 	th := m.th
 	switch {
-	case m.conn.state != connUp && m.conn.was:
+	case m.engineGone():
+		return th.Warn.Render("▲ no engine")
+	case m.conn.state != connUp && m.conn.met:
 		return th.Warn.Render("⟳ unreachable")
 	case m.conn.state != connUp:
 		return th.Dim.Render("○ connecting")

@@ -20,13 +20,15 @@ type connState uint8
 const (
 	connDialing connState = iota
 	connUp
-	connWaiting // for the next attempt
+	connWaiting  // for the next attempt
+	connNoEngine // the host answers; there is nothing behind it yet
 )
 
 // conn is how the connection stands.
 type conn struct {
 	state   connState
 	gen     int       // of the newest attempt
+	met     bool      // the host answered once
 	was     bool      // it was up once
 	since   time.Time // it is not since then
 	attempt int
@@ -51,7 +53,10 @@ func (m *model) down(msg downMsg) tea.Cmd {
 		return nil
 	}
 	m.cfg.Log.Debug("connection down", "error", msg.err, "dial", msg.dial)
-	if msg.dial && !m.conn.was {
+	if m.conn.state == connNoEngine {
+		return m.dial() // the host lets go when there is an engine to talk to
+	}
+	if msg.dial && !m.conn.met {
 		// Nothing was ever there: whoever started us can say more than a banner.
 		m.fatal = msg.err
 		return tea.Quit
@@ -60,6 +65,9 @@ func (m *model) down(msg downMsg) tea.Cmd {
 		m.conn.since, m.conn.attempt = m.now(), 0
 		m.conn.lost = msg.err
 		m.lost()
+	}
+	if msg.dial {
+		m.engine = protocol.EngineState{} // nobody is there to know
 	}
 	wait := backoff[min(m.conn.attempt, len(backoff)-1)]
 	m.conn.attempt++
@@ -86,8 +94,11 @@ func (m *model) up(msg upMsg) tea.Cmd {
 	if msg.gen != m.conn.gen {
 		return nil
 	}
+	if msg.bare {
+		return m.withoutEngine(msg)
+	}
 	again, since, why := m.conn.was, m.conn.since, m.conn.lost
-	m.conn = conn{state: connUp, gen: msg.gen, was: true}
+	m.conn = conn{state: connUp, gen: msg.gen, met: true, was: true}
 	m.session = msg.session
 	m.list.busy, m.list.tried = false, false
 	var cmds []tea.Cmd
@@ -110,7 +121,7 @@ func (m *model) up(msg upMsg) tea.Cmd {
 func (m *model) returned(since time.Time, why error) tea.Cmd {
 	cmds := []tea.Cmd{m.list.refresh(m)}
 	if m.cur.id == "" {
-		m.say("back after %s", text.CleanLine(ago(m.now().Sub(since))))
+		m.say("back after %s", ago(m.now().Sub(since)))
 		return tea.Batch(append(cmds, m.newThread(nil))...)
 	}
 	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since, why: why}))...)
@@ -192,14 +203,6 @@ func (m *model) retry() tea.Cmd {
 	return m.dial()
 }
 
-// setEngine takes the engine's state and re-reads the thread when the engine
-// came back: a fresh engine has not loaded it.
-func (m *model) setEngine(e protocol.EngineState) (recovered bool) {
-	recovered = m.engine.State != "" && m.engine.State != "ready" && e.State == "ready"
-	m.engine = e
-	return recovered
-}
-
 func (m *model) readPresence() tea.Cmd {
 	return call(m.link, protocol.ExtPresence, nil, func(m *model, v presenceList, err error) tea.Cmd {
 		if err == nil {
@@ -213,38 +216,35 @@ type presenceList struct {
 	Data []protocol.Presence `json:"data"`
 }
 
-// banner is the line about the connection or the engine, "" when all is well.
-func (m *model) banner() string {
-	if m.conn.state != connUp && m.conn.was {
-		down := max(int(m.now().Sub(m.conn.since).Seconds()), 0)
-		try := "trying again now"
-		if m.conn.state == connWaiting {
-			if s := int(m.conn.next.Sub(m.now()).Round(time.Second).Seconds()); s > 0 {
-				try = fmt.Sprintf("trying again in %d s", s)
-			}
+// banner is what the connection or the engine has to say, in at most h lines of
+// w cells; nil when all is well.
+func (m *model) banner(w, h int) []string {
+	if m.conn.state == connUp || m.engineGone() {
+		return m.engineBanner(w, h)
+	}
+	if !m.conn.met {
+		return nil
+	}
+	down := max(int(m.now().Sub(m.conn.since).Seconds()), 0)
+	try := "trying again now"
+	if m.conn.state == connWaiting {
+		if s := int(m.conn.next.Sub(m.now()).Round(time.Second).Seconds()); s > 0 {
+			try = fmt.Sprintf("trying again in %d s", s)
 		}
-		if m.w < 70 {
-			return fmt.Sprintf("⟳ unreachable for %d s   r now   d detach", down)
-		}
-		return fmt.Sprintf("⟳ %s unreachable for %d s, %s   r now   d detach", m.host(), down, try)
 	}
-	if m.conn.state != connUp {
-		return ""
+	line := fmt.Sprintf(" ⟳ %s unreachable for %d s, %s   r now   d detach", m.host(), down, try)
+	if m.w < 70 {
+		line = fmt.Sprintf(" ⟳ unreachable for %d s   r now   d detach", down)
 	}
-	switch m.engine.State {
-	case "", "ready":
-		return ""
-	case "starting":
-		return "⟳ the " + m.engine.Kind + " engine is starting"
+	return []string{text.Truncate(line, w, "…")}
+}
+
+// away says what keeps us from doing anything, as the end of a sentence.
+func (m *model) away() string {
+	if m.engineGone() {
+		return "there is no engine to do it yet"
 	}
-	s := "▲ the " + m.engine.Kind + " engine " + map[string]string{"restarting": "is restarting", "failed": "has failed"}[m.engine.State]
-	if m.engine.Problem != "" {
-		s += ": " + text.CleanLine(m.engine.Problem)
-	}
-	for _, h := range m.engine.Hints {
-		s += " · " + text.CleanLine(h)
-	}
-	return s
+	return m.host() + " is unreachable"
 }
 
 // host is what to call the other end.

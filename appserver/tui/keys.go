@@ -69,7 +69,7 @@ func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
 		return nil, false
 	}
 	s := k.String()
-	if m.conn.state == connUp || !m.conn.was || m.screen != nil || !m.comp.Empty() || s != "r" && s != "d" {
+	if m.conn.state == connUp || !m.conn.met || m.screen != nil || !m.comp.Empty() || s != "r" && s != "d" {
 		return nil, false
 	}
 	m.bannerLetter = s

@@ -45,12 +45,12 @@ type (
 		gen     int
 		session *protocol.Session // nil when the peer is no Towline gate
 		agent   string            // its userAgent
+		bare    bool              // a Towline gate that has no engine now
 	}
 	downMsg struct { // a connection could not be made, or ended
-		gen   int
-		err   error
-		dial  bool // it never was one
-		fatal bool // the peer answered, and refused
+		gen  int
+		err  error
+		dial bool // it never was one
 	}
 	eventsMsg []event
 	// applyMsg is the end of a command: what Update is to do with its outcome.
@@ -151,7 +151,7 @@ func (l *link) connect(gen int, send func(tea.Msg)) tea.Cmd {
 				}
 			default:
 			}
-			return downMsg{gen: gen, err: err, dial: true, fatal: errors.As(err, &pe)}
+			return downMsg{gen: gen, err: err, dial: true}
 		}
 		l.mu.Lock()
 		l.peer = p
@@ -177,22 +177,31 @@ func (l *link) shake(ctx context.Context, p *rpc.Peer) (upMsg, error) {
 			"extensions": map[string]json.RawMessage{"towline": ext},
 		},
 	}, &hello)
-	if err != nil {
+	up := upMsg{agent: hello.UserAgent, bare: engineless(err)}
+	if err != nil && !up.bare {
 		return upMsg{}, fmt.Errorf("initialize: %w", err)
 	}
-	if err := p.Notify("initialized", nil); err != nil {
-		return upMsg{}, err
+	if !up.bare {
+		if err := p.Notify("initialized", nil); err != nil {
+			return upMsg{}, err
+		}
 	}
-	up := upMsg{agent: hello.UserAgent}
 	s := new(protocol.Session)
 	var pe *protocol.Error
 	switch err := p.Call(ctx, protocol.ExtSession, nil, s); {
 	case err == nil:
 		up.session = s
-	case !errors.As(err, &pe):
+	case up.bare || !errors.As(err, &pe):
 		return upMsg{}, err // the connection, not the answer
 	}
 	return up, nil
+}
+
+// engineless reports whether a gate refused because it has no engine: it then
+// says how that one is.
+func engineless(err error) bool {
+	var pe *protocol.Error
+	return errors.As(err, &pe) && protocol.Field(pe.Data, "engine") != nil
 }
 
 // current is the peer to talk to, nil when there is none.

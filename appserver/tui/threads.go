@@ -101,7 +101,7 @@ func (m *model) newThread(then func(m *model) tea.Cmd) tea.Cmd {
 // open leaves the thread on the screen and fetches another.
 func (m *model) open(r openRequest) tea.Cmd {
 	if m.conn.state != connUp {
-		m.say("not connected: %s is unreachable", m.host())
+		m.say("not now: %s", m.away())
 		return nil
 	}
 	leave := m.cur.id

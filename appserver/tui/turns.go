@@ -30,7 +30,7 @@ func (m *model) submit() tea.Cmd {
 	}
 	if m.conn.state != connUp && m.conn.was {
 		// Not sent by itself on return: much may have changed meanwhile.
-		m.say("%s is unreachable: your text is kept", m.host())
+		m.say("%s: your text is kept", m.away())
 		return nil
 	}
 	if m.conn.state != connUp || m.busyOpening() {
@@ -198,7 +198,7 @@ func (m *model) interrupt() tea.Cmd {
 		return nil
 	}
 	if m.conn.state != connUp {
-		m.say("not stopped: %s is unreachable", m.host())
+		m.say("not stopped: %s", m.away())
 		return nil
 	}
 	if !m.may(protocol.RoleApprover, "stopping a turn") {

@@ -67,8 +67,8 @@ func (m *model) draw() (lines []string, x, y int) {
 	w, h := m.w, m.h
 	if m.screen != nil {
 		lines, x, y = m.screen.render(m, w, h)
-		if b := m.banner(); b != "" && h > 3 {
-			lines = append(lines[:min(len(lines), h-1)], m.th.Warn.Render(text.Truncate(" "+b, w, "…")))
+		if b := m.banner(w, h/4); len(b) > 0 && h > 3 {
+			lines = append(lines[:min(len(lines), h-len(b))], m.warn(b)...)
 		}
 		return fill(lines, h), x, y
 	}
@@ -115,9 +115,7 @@ func (m *model) rule(w int) string { return m.th.Border.Render(strings.Repeat("�
 // foot is everything under the conversation, in at most h lines.
 func (m *model) foot(w, h int) (lines []string, x, y int) {
 	var last []string // from the bottom
-	if b := m.banner(); b != "" {
-		last = append(last, m.th.Warn.Render(text.Truncate(" "+b, w, "…")))
-	}
+	last = append(last, m.warn(m.banner(w, max(h/3, 1)))...)
 	switch {
 	case m.notice.text != "":
 		last = append(last, m.noticeLine(w))
@@ -144,6 +142,13 @@ func (m *model) foot(w, h int) (lines []string, x, y int) {
 		lines = append(lines, ls...)
 	}
 	return append(lines, last...), x, y
+}
+
+func (m *model) warn(lines []string) (out []string) {
+	for _, l := range lines {
+		out = append(out, m.th.Warn.Render(l))
+	}
+	return out
 }
 
 // under is what follows the conversation while the agent works: what was sent
@@ -205,7 +210,10 @@ func (m *model) drawComposer(w, room int) (lines []string, x, y int) {
 		Theme: m.th, Width: w, Height: max(min(room-len(lines)-1, m.h/3, 12), 1), Prompt: " › ",
 		Placeholder: "what should be done?   / commands   @ files   ? help",
 	}
-	if m.working() {
+	switch {
+	case m.engineGone():
+		l.Placeholder = "what you write is kept until there is an engine"
+	case m.working():
 		l.Placeholder = "tell it something while it works   esc stops it"
 	}
 	if m.role() < 3 {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -55,9 +56,11 @@ func readStatus(ctx context.Context, paths config.Paths) (st protocol.HostStatus
 	done := make(chan struct{})
 	go func() { defer close(done); _ = p.Serve(ctx) }()
 	defer func() { p.Close(nil); <-done }()
+	// Without an engine the daemon refuses this, and says why in its status.
+	var refused *protocol.Error
 	if err := p.Call(ctx, "initialize", protocol.InitializeParams{
 		ClientInfo: protocol.ClientInfo{Name: "towline-status", Version: version()},
-	}, nil); err != nil {
+	}, nil); err != nil && !errors.As(err, &refused) {
 		return st, &config.Problem{Stage: "daemon", Err: err, Exit: config.ExitUnavailable}
 	}
 	if err := p.Call(ctx, protocol.ExtStatus, nil, &st); err != nil {
@@ -92,6 +95,12 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 	for _, h := range st.Engine.Hints {
 		line("", "hint: "+h)
 	}
+	if st.Engine.Detail != "" {
+		line("", "it said:")
+		for l := range strings.Lines(st.Engine.Detail) {
+			line("", "  "+strings.TrimRight(l, "\n"))
+		}
+	}
 	line("project", st.Project)
 	line("home", st.Home)
 	line("ssh", st.SSH)
@@ -104,7 +113,7 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 		if p.You {
 			continue
 		}
-		line("attached", fmt.Sprintf("%s (%s, %s) by %s, %s", p.Name, p.Role, p.Client, p.Via, time.Since(time.Unix(p.ConnectedAt, 0)).Round(time.Second)))
+		line("attached", fmt.Sprintf("%s (%s, %s) by %s, %s", p.Name, p.Role, p.Client, p.Via, time.Since(time.UnixMilli(p.ConnectedAt)).Round(time.Second)))
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

@@ -23,6 +23,9 @@ const (
 	// absentRetry is how often a missing or too old program is looked for again,
 	// so that installing it is all a person has to do.
 	absentRetry = 15 * time.Second
+	// loginPoll is how often a Codex without an account is asked again: one who
+	// types `codex login` in a shell changes a file, which no notification tells.
+	loginPoll = 2 * time.Second
 )
 
 // fault is why there is no server: what people read, and how to go on.
@@ -211,7 +214,12 @@ func (e *Engine) follow(ctx context.Context, w *watch, socket string, exited <-c
 			st.Hints = []string{"log in: `codex login`, or without a browser `codex login --device-auth`"}
 		}
 		e.set(st, socket)
+		var again <-chan time.Time
+		if !usable {
+			again = time.After(loginPoll)
+		}
 		select {
+		case <-again:
 		case <-w.account:
 		case <-w.ended:
 			return
