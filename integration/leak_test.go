@@ -40,6 +40,9 @@ func TestVanishingClientsLeaveNothingBehind(t *testing.T) {
 			if err := s.RequestPty("xterm-256color", 24, 80, ssh.TerminalModes{}); err != nil {
 				t.Fatal(err)
 			}
+			if _, err := s.StdinPipe(); err != nil { // without one the client ends its input at once
+				t.Fatal(err)
+			}
 			if err := s.Shell(); err != nil {
 				t.Fatal(err)
 			}

@@ -45,7 +45,9 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 	if err != nil {
 		var pe *protocol.Error
 		if !errors.As(err, &pe) {
-			c.g.log.Error("request failed", "method", env.Method, "err", err)
+			if ctx.Err() == nil { // else the client left, and nothing failed
+				c.g.log.Error("request failed", "method", env.Method, "err", err)
+			}
 			pe = protocol.Internalf("%s failed; the host's log says why", env.Method)
 		}
 		c.put(protocol.NewError(env.ID, pe))

@@ -227,7 +227,7 @@ func (g *Gate) lastThread(ctx context.Context, p access.Principal) *protocol.Thr
 	g.mu.Unlock()
 	if !ok {
 		s, err := g.cfg.Store.LastThread(ctx, p.Key())
-		if err != nil {
+		if err != nil && ctx.Err() == nil {
 			g.log.Warn("last thread not read", "err", err)
 		}
 		id = protocol.ThreadID(s)

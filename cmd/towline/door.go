@@ -56,6 +56,7 @@ func (h *host) ui(ctx context.Context, s *sshd.Session) int {
 		return config.ExitFailure // nobody is there to read it
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
+		h.log.Warn("the UI failed", "principal", s.Principal.Name, "remote", s.Remote, "err", err)
 		_, _ = io.WriteString(s.Err, config.Explain(err))
 		return config.ExitFailure
 	}
