@@ -1,6 +1,7 @@
 package tui
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -8,6 +9,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
+	"towline/appserver/rpc"
 	"towline/appserver/tui/text"
 )
 
@@ -64,6 +66,9 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	if m.conn.state == connUp {
 		m.conn.since, m.conn.attempt = m.now(), 0
 		m.conn.lost = msg.err
+		if e := m.engine; e.State != "" && e.State != "ready" {
+			m.conn.lost = engineLoss(text.CleanLine(e.Problem))
+		}
 		m.lost()
 	}
 	if msg.dial {
@@ -121,10 +126,23 @@ func (m *model) up(msg upMsg) tea.Cmd {
 func (m *model) returned(since time.Time, why error) tea.Cmd {
 	cmds := []tea.Cmd{m.list.refresh(m)}
 	if m.cur.id == "" {
-		m.say("back after %s", ago(m.now().Sub(since)))
+		m.say("%s", m.backAfter(since, why))
 		return tea.Batch(append(cmds, m.newThread(nil))...)
 	}
 	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since, why: why}))...)
+}
+
+// backAfter says that a loss is over and, where it is known, what it was.
+func (m *model) backAfter(since time.Time, why error) string {
+	s := "back after " + ago(m.now().Sub(since))
+	var engine engineLoss
+	switch {
+	case errors.Is(why, errFlood) || errors.Is(why, rpc.ErrSlow):
+		return "this terminal could not keep up, so the thread was read anew"
+	case errors.As(why, &engine) && engine != "":
+		return s + ": " + string(engine)
+	}
+	return s
 }
 
 // land goes where the person wants to be, or was, or could be.

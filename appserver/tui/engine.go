@@ -14,6 +14,11 @@ import (
 // sends no notifications to a connection that no engine has greeted.
 const enginePoll = 2 * time.Second
 
+// engineLoss is a connection that ended because its engine did, and how.
+type engineLoss string
+
+func (e engineLoss) Error() string { return string(e) }
+
 // withoutEngine learns that the host answers but has nothing to do the work: its
 // gate answers questions about itself only, and lets go when there is an engine.
 func (m *model) withoutEngine(msg upMsg) tea.Cmd {

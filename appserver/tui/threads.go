@@ -3,7 +3,6 @@ package tui
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
-	"towline/appserver/rpc"
 	"towline/appserver/tui/text"
 	"towline/appserver/tui/transcript"
 )
@@ -202,10 +200,7 @@ func (m *model) opened(msg openedMsg) tea.Cmd {
 		cmds = append(cmds, m.event(e))
 	}
 	if !op.req.since.IsZero() {
-		s := "back after " + ago(m.now().Sub(op.req.since))
-		if errors.Is(op.req.why, errFlood) || errors.Is(op.req.why, rpc.ErrSlow) {
-			s = "this terminal could not keep up, so the thread was read anew"
-		}
+		s := m.backAfter(op.req.since, op.req.why)
 		if fresh > 0 {
 			s += fmt.Sprintf(" · %d new", fresh)
 		}

@@ -232,6 +232,7 @@ func TestVerdict(t *testing.T) {
 		"usage error":    {"WARNING: no aliases\nerror: invalid value\n\nFor more information, try '--help'.", "invalid value"},
 		"without colon":  {"Error loading configuration: no home", "Error loading configuration: no home"},
 		"only a log":     {"2026-11-22T09:08:33Z ERROR x: no bubblewrap", ""},
+		"only a warning": {"WARNING: proceeding, even though", ""},
 		"nothing":        {"", ""},
 		"very long line": {strings.Repeat("é", 1000), strings.Repeat("é", 239) + "…"},
 	} {

@@ -61,9 +61,9 @@ func plain(s string) string {
 	return strings.TrimSpace(s)
 }
 
-// logged matches what is not addressed to a person: a line of a log, or of a
+// logged matches what is no reason to end: a warning, a line of a log, or of a
 // stack backtrace.
-var logged = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT|Stack backtrace:|\d+: )`)
+var logged = regexp.MustCompile(`^((?i:warning):|\d{4}-\d\d-\d\dT|Stack backtrace:|\d+: )`)
 
 // blamed matches the line in which a program says why it ends.
 var blamed = regexp.MustCompile(`(?i)^error\b:?\s*`)
