@@ -31,11 +31,6 @@ type live struct {
 	asks  []*ask // oldest first
 	idle  time.Time
 	gone  bool // unloaded: nothing more happens here
-	// heard are shell commands the model has not been told of, told those that
-	// ride in the running turn's input, see shell.go.
-	heard []string
-	told  map[string]bool
-	pids  map[string]string // process id a running item was announced with
 
 	shells sync.WaitGroup // shell commands; waited for before the session closes
 }
@@ -89,7 +84,7 @@ func notStored(id protocol.ThreadID, err error) error {
 func (e *Engine) add(log *thread.Log, h *thread.History) *live {
 	l := &live{
 		e: e, id: h.Head.ID, log: log, hist: h, idle: e.now(), tools: h.Head.DynamicTools,
-		subs: make(map[*conn]bool), flags: make(map[string]bool), told: make(map[string]bool), pids: make(map[string]string),
+		subs: make(map[*conn]bool), flags: make(map[string]bool),
 	}
 	l.procs = exec.NewManager(exec.Config{Sandbox: e.box, Env: e.env(), Log: e.log})
 	cfg := agent.Config{

@@ -137,17 +137,23 @@ func validApproval(raw json.RawMessage) bool {
 	if json.Unmarshal(raw, &s) == nil {
 		return slices.Contains([]string{protocol.ApproveUntrusted, protocol.ApproveOnRequest, protocol.ApproveNever}, s)
 	}
-	return given(protocol.Field(raw, "granular"))
+	return needs(protocol.Field(raw, "granular"), "mcp_elicitations", "rules", "sandbox_approval") == nil
 }
 
-// approvalName is what the agent goes by; a granular object is the strictest
-// thing it can be sure to honour that still asks.
+// approvalName is what the agent goes by. Of a granular object sandbox_approval
+// decides: whether people are asked about what the sandbox does not allow, as
+// under on-request, or it is refused, as under never. The other members are
+// about questions this engine never has: it knows no exec policy rules, no
+// skills, no MCP servers, and its tools include none that asks for permissions.
 func approvalName(raw json.RawMessage) string {
 	var s string
-	if json.Unmarshal(raw, &s) != nil {
+	if json.Unmarshal(raw, &s) == nil {
+		return s
+	}
+	if string(protocol.Field(protocol.Field(raw, "granular"), "sandbox_approval")) == "true" {
 		return protocol.ApproveOnRequest
 	}
-	return s
+	return protocol.ApproveNever
 }
 
 // policyOf is the policy a sandbox mode stands for.
@@ -274,7 +280,7 @@ func (e *Engine) turnOf(s *thread.Settings) agent.Turn {
 		Cwd: s.Cwd, Model: s.Model, Approval: approvalName(s.Approval), Sandbox: s.Sandbox,
 	}
 	if m := e.model(s.Model); m != nil {
-		t.Effort = m.DefaultEffort
+		t.Effort, t.ContextWindow = m.DefaultEffort, m.ContextWindow
 	}
 	if s.Effort != nil && *s.Effort != "" {
 		t.Effort = *s.Effort

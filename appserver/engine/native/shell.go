@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -86,7 +85,7 @@ func (l *live) shell(ctx context.Context, turnID, command, cwd string, limit tim
 
 	streamed := 0
 	p, err := l.procs.Start(ctx, exec.Command{
-		Argv: argv, Cwd: cwd, Policy: protocol.SandboxPolicy{Type: protocol.PolicyFullAccess},
+		Argv: argv, Cwd: cwd, Policy: protocol.SandboxPolicy{Type: protocol.PolicyFullAccess}, MergeOutput: true,
 		OnOutput: func(_ string, chunk []byte) {
 			if streamed += len(chunk); streamed > shellDeltas {
 				return
@@ -116,55 +115,21 @@ func (l *live) shell(ctx context.Context, turnID, command, cwd string, limit tim
 	l.hear(command, out, code, took)
 }
 
-// Bounds of what the model is told of shell commands.
-const (
-	maxHeard       = 10
-	maxHeardOutput = 8 << 10 // bytes of each end of an output
-)
+// maxHeardOutput is how many bytes of each end of an output the model is told.
+const maxHeardOutput = 8 << 10
 
-// hear keeps a shell command for the model: people expect to be able to talk
-// about what they have just run. It goes in front of the next input, in the form
-// models trained for Codex know, and is taken out of what clients see of it.
+// hear makes a shell command part of the conversation: people expect to be able
+// to talk about what they have just run. The form is the one models trained for
+// Codex know.
 func (l *live) hear(command, out string, code int, tookMs int64) {
 	if len(out) > 2*maxHeardOutput {
 		out = strings.ToValidUTF8(out[:maxHeardOutput], "") + "\n…\n" + strings.ToValidUTF8(out[len(out)-maxHeardOutput:], "")
 	}
 	note := fmt.Sprintf("<user_shell_command>\n<command>\n%s\n</command>\n<result>\nExit code: %d\nDuration: %.4f seconds\nOutput:\n%s\n</result>\n</user_shell_command>",
 		command, code, float64(tookMs)/1000, out)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.heard = append(l.heard, note)
-	if n := len(l.heard); n > maxHeard {
-		l.heard = slices.Delete(l.heard, 0, n-maxHeard)
+	if err := l.session.Note(l, note); err != nil {
+		l.e.log.Error("shell command not made part of the conversation", "thread", l.id, "err", err)
 	}
-}
-
-// withHeard puts what was heard in front of an input.
-func (l *live) withHeard(in []protocol.UserInput) []protocol.UserInput {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.heard) == 0 {
-		return in
-	}
-	var out []protocol.UserInput
-	for _, note := range l.heard {
-		out = append(out, protocol.Text(note))
-		l.told[note] = true
-	}
-	l.heard = nil
-	return append(out, in...)
-}
-
-// withoutHeard is the item as clients see it; l.mu is held.
-func (l *live) withoutHeard(it protocol.Item) protocol.Item {
-	u, ok := it.Body.(*protocol.UserMessage)
-	if !ok || len(l.told) == 0 {
-		return it
-	}
-	body := *u
-	body.Content = slices.DeleteFunc(slices.Clone(u.Content), func(p protocol.UserInput) bool { return l.told[p.Text] })
-	it.Body = &body
-	return it
 }
 
 // loginShell is bash, or what every Unix has.

@@ -26,10 +26,6 @@ func (l *live) ItemStarted(turnID string, it protocol.Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.takes()
-	it = l.withoutHeard(it)
-	if b, ok := it.Body.(*protocol.CommandExecution); ok && b.ProcessID != nil {
-		l.pids[it.ID] = *b.ProcessID
-	}
 	at := it.StartedAtMs
 	if at == 0 {
 		at = l.e.now().UnixMilli()
@@ -42,17 +38,6 @@ func (l *live) ItemStarted(turnID string, it protocol.Item) {
 func (l *live) ItemCompleted(turnID string, it protocol.Item) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	it = l.withoutHeard(it)
-	if b, ok := it.Body.(*protocol.CommandExecution); ok {
-		// A command that was run a second time is another process; clients take it
-		// off their list by the id it was announced with.
-		if pid, ok := l.pids[it.ID]; ok && b.ProcessID != nil && *b.ProcessID != pid {
-			body := *b
-			body.ProcessID = &pid
-			it.Body = &body
-		}
-		delete(l.pids, it.ID)
-	}
 	if err := l.record(thread.ItemDone(turnID, it)); err != nil {
 		l.e.log.Error("item not stored", "thread", l.id, "item", it.ID, "err", err)
 	}

@@ -137,7 +137,6 @@ func (l *live) begin(in agent.Turn, reply func(id string)) error {
 func (l *live) sample(ctx context.Context, id string, in agent.Turn) agent.Outcome {
 	in.ID = id
 	in.DynamicTools = l.tools
-	in.Input = l.withHeard(in.Input)
 	return l.session.Run(ctx, in, l)
 }
 
@@ -192,7 +191,6 @@ func (l *live) end(t *running, out agent.Outcome) {
 	}
 	l.turn, l.idle = nil, l.e.now()
 	clear(l.flags)
-	clear(l.told)
 	turn := bare(t.id)
 	began, done, took := t.began.Unix(), l.e.now().Unix(), l.e.now().Sub(t.began).Milliseconds()
 	turn.Status, turn.Error = out.Status, out.Error

@@ -43,6 +43,8 @@ type command struct {
 	t    *turn
 	args execArgs
 	argv []string
+	// instead is the id of the process this one repeats; "" for a first try.
+	instead string
 
 	// mu guards what follows; it is held over the start of the process, so that
 	// the item is announced before its first output.
@@ -246,7 +248,7 @@ func (t *turn) retryUnconfined(c *command, policy protocol.SandboxPolicy, out st
 	}
 	close(c.ended) // the item goes on under another process
 	again := t.newCommand(c.item.ID, c.args)
-	again.announced, again.item = true, c.item
+	again.announced, again.item, again.instead = true, c.item, c.proc.ID()
 	return t.runCommand(again, protocol.SandboxPolicy{Type: protocol.PolicyFullAccess}, true)
 }
 
@@ -255,7 +257,7 @@ func (c *command) start(policy protocol.SandboxPolicy) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p, err := c.t.s.cfg.Exec.Start(c.t.s.life, exec.Command{
-		Argv: c.argv, Cwd: c.body.Cwd, TTY: c.args.TTY, Policy: policy,
+		Argv: c.argv, Cwd: c.body.Cwd, TTY: c.args.TTY, Policy: policy, MergeOutput: true, Instead: c.instead,
 		OnOutput: func(_ string, chunk []byte) { c.output(chunk) },
 	})
 	if err != nil {

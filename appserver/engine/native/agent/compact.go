@@ -131,9 +131,13 @@ func (t *turn) summarise() (string, error) {
 				history = t.replay()
 			}
 			input := append([]json.RawMessage{t.base}, history...)
+			name, effort, _ := t.tuning()
+			t.s.mu.Lock()
+			noReasoning := t.s.noReasoning
+			t.s.mu.Unlock()
 			return model.Request{
-				Model: t.Model, Input: append(input, message("user", summaryPrompt)),
-				Effort: t.Effort, CacheKey: string(t.s.cfg.ThreadID),
+				Model: name, Input: append(input, message("user", summaryPrompt)),
+				Effort: effort, CacheKey: string(t.s.cfg.ThreadID), NoEncrypted: noReasoning,
 			}
 		}, func(ev model.Event) error {
 			switch {

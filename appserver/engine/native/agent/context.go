@@ -32,6 +32,7 @@ const (
 	projectHead     = "# AGENTS.md instructions for "
 	environmentHead = "<environment_context>"
 	abortedHead     = "<turn_aborted>"
+	shellHead       = "<user_shell_command>"
 )
 
 const turnAborted = abortedHead + `
@@ -163,7 +164,7 @@ func (t *turn) recordContext() error {
 
 // contextHead is the head a context text begins with; "" for anything else.
 func contextHead(s string) string {
-	for _, head := range []string{permissionsHead, projectHead, environmentHead, abortedHead} {
+	for _, head := range []string{permissionsHead, projectHead, environmentHead, abortedHead, shellHead} {
 		if strings.HasPrefix(s, head) {
 			return head
 		}

@@ -38,30 +38,33 @@ func (t *turn) step() (called bool, err error) {
 	}
 }
 
-// replay is the conversation so far as this endpoint can take it.
+// replay is the conversation so far as this endpoint can take it: see sendable.
 func (t *turn) replay() []json.RawMessage {
 	t.s.mu.Lock()
 	history, noReasoning := Repair(t.s.history), t.s.noReasoning
 	t.s.mu.Unlock()
-	if noReasoning {
-		history = slices.DeleteFunc(history, func(raw json.RawMessage) bool {
-			return protocol.StringField(raw, "type") == "reasoning"
-		})
+	out := history[:0] // Repair made it
+	for _, raw := range history {
+		if protocol.StringField(raw, "type") == "reasoning" && (noReasoning || !thought(raw)) {
+			continue
+		}
+		out = append(out, sendable(raw))
 	}
-	return history
+	return out
 }
 
 // request is what the model is asked next: everything so far.
 func (t *turn) request() model.Request {
 	history := t.replay()
 	t.s.mu.Lock()
-	asFunction := t.s.patchAsFunction
+	asFunction, noReasoning := t.s.patchAsFunction, t.s.noReasoning
 	t.s.mu.Unlock()
+	name, effort, summary := t.tuning()
 	return model.Request{
-		Model: t.Model, Input: append([]json.RawMessage{t.base}, history...),
+		Model: name, Input: append([]json.RawMessage{t.base}, history...),
 		Tools:             t.tools(asFunction),
-		ParallelToolCalls: true, Effort: t.Effort, Summary: t.Summary, OutputSchema: t.OutputSchema,
-		CacheKey: string(t.s.cfg.ThreadID),
+		ParallelToolCalls: true, Effort: effort, Summary: summary, OutputSchema: t.OutputSchema,
+		CacheKey: string(t.s.cfg.ThreadID), NoEncrypted: noReasoning,
 	}
 }
 
@@ -122,8 +125,9 @@ func (t *turn) sample(request func() model.Request, on func(model.Event) error, 
 
 // learn reports whether a refusal taught the session to ask differently, each
 // thing once: many endpoints know function tools only and refuse the freeform
-// patch tool, and none can read reasoning that another one encrypted, which a
-// thread brings along when its model is changed.
+// patch tool, some models have no encrypted reasoning to include, and none can
+// read what another endpoint encrypted, which a thread brings along when its
+// model is changed.
 func (t *turn) learn(me *model.Error) bool {
 	if me.Status != http.StatusBadRequest && me.Status != http.StatusUnprocessableEntity {
 		return false

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -102,6 +103,10 @@ type Session struct {
 	end  context.CancelFunc
 	work sync.WaitGroup // watchers of background commands
 
+	// rec serialises recording, so that the order on disk is the order in memory.
+	// Locks are taken in the order rec, tell, mu.
+	rec sync.Mutex
+
 	tell    sync.Mutex     // serialises sinks; guards waiting
 	waiting map[string]int // how many questions of a flag are open
 
@@ -112,6 +117,7 @@ type Session struct {
 	active   *turn
 	idle     chan struct{} // closed when the active turn has ended; nil without one
 	steered  []steered
+	notes    []json.RawMessage   // from Note, for the running turn to record
 	commands map[string]*command // by process id: running, or exited and not yet read by the model
 	allowed  allowed
 	// What the endpoint turned out not to take; see learn.
@@ -165,9 +171,11 @@ func (s *Session) run(ctx context.Context, in Turn, sink Sink, steerable bool, b
 	stop := context.AfterFunc(s.life, func() { t.cancel(errShutDown) })
 	defer stop()
 
+	s.rec.Lock() // a note that came before is recorded before
 	s.mu.Lock()
 	if s.active != nil || s.life.Err() != nil {
 		s.mu.Unlock()
+		s.rec.Unlock()
 		return Outcome{Status: protocol.TurnFailed, Error: turnError(errBusy)}
 	}
 	idle := make(chan struct{})
@@ -177,12 +185,85 @@ func (s *Session) run(ctx context.Context, in Turn, sink Sink, steerable bool, b
 		s.usage.ModelContextWindow = &t.window
 	}
 	s.mu.Unlock()
+	s.rec.Unlock()
 	out := t.finish(body(t))
-	s.mu.Lock()
-	s.active, s.idle = nil, nil
-	s.mu.Unlock()
+	for {
+		s.mu.Lock()
+		if len(s.notes) == 0 {
+			s.active, s.idle = nil, nil
+			s.mu.Unlock()
+			break
+		}
+		s.mu.Unlock()
+		if err := t.takeNotes(); err != nil {
+			s.cfg.Log.Error("note not recorded", "err", err)
+		}
+	}
 	close(idle)
 	return out
+}
+
+// Note makes text part of the conversation without a turn: something the person
+// did that the model should know of. While a turn runs it is recorded before
+// the model is next sampled, else at once, through sink.
+func (s *Session) Note(sink Sink, text string) error {
+	note := message("user", text)
+	s.rec.Lock()
+	defer s.rec.Unlock()
+	s.mu.Lock()
+	if s.active != nil {
+		defer s.mu.Unlock()
+		if len(s.notes) >= maxNotes {
+			return errors.New("too many notes wait for this turn")
+		}
+		s.notes = append(s.notes, note)
+		return nil
+	}
+	s.mu.Unlock()
+	return s.recordLocked(sink, note)
+}
+
+// maxNotes bounds the notes that wait within one turn.
+const maxNotes = 100
+
+// Retune changes what the running turn's next samples use; nil leaves a setting
+// alone. It returns false when that turn does not run.
+func (s *Session) Retune(turnID string, model, effort, summary *string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.active == nil || s.active.ID != turnID || s.active.over {
+		return false
+	}
+	for _, set := range []struct{ to, from *string }{
+		{&s.active.Model, model}, {&s.active.Effort, effort}, {&s.active.Summary, summary},
+	} {
+		if set.from != nil {
+			*set.to = *set.from
+		}
+	}
+	return true
+}
+
+// tuning is the part of a turn Retune changes.
+func (t *turn) tuning() (model, effort, summary string) {
+	t.s.mu.Lock()
+	defer t.s.mu.Unlock()
+	return t.Model, t.Effort, t.Summary
+}
+
+// recordLocked stores one item and makes it part of the replay; s.rec is held.
+func (s *Session) recordLocked(sink Sink, raw json.RawMessage) error {
+	s.tell.Lock()
+	err := sink.Record(raw)
+	s.tell.Unlock()
+	if err != nil {
+		return fmt.Errorf("record: %w", err)
+	}
+	s.mu.Lock()
+	s.history = append(s.history, raw)
+	s.since += tokensOf(raw)
+	s.mu.Unlock()
+	return nil
 }
 
 // Steer adds input to the running turn; the model sees it when the loop next

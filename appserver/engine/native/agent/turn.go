@@ -105,6 +105,9 @@ func (t *turn) loop() error {
 // takeSteered records what was steered into the turn. When last is true and
 // there was nothing, the turn takes no more input.
 func (t *turn) takeSteered(last bool) (more bool, err error) {
+	if err := t.takeNotes(); err != nil {
+		return false, err
+	}
 	t.s.mu.Lock()
 	in := t.s.steered
 	t.s.steered = nil
@@ -173,19 +176,24 @@ func turnError(err error) *protocol.TurnError {
 	return &protocol.TurnError{Message: err.Error(), CodexErrorInfo: json.RawMessage(`"other"`)}
 }
 
-// record stores one item and makes it part of the replay. Only the turn's own
-// goroutine records, so the order in memory is the order on disk.
+// record stores one item and makes it part of the replay.
 func (t *turn) record(raw json.RawMessage) error {
-	t.s.tell.Lock()
-	err := t.sink.Record(raw)
-	t.s.tell.Unlock()
-	if err != nil {
-		return fmt.Errorf("record: %w", err)
-	}
+	t.s.rec.Lock()
+	defer t.s.rec.Unlock()
+	return t.s.recordLocked(t.sink, raw)
+}
+
+// takeNotes records what Note left for the turn.
+func (t *turn) takeNotes() error {
 	t.s.mu.Lock()
-	t.s.history = append(t.s.history, raw)
-	t.s.since += tokensOf(raw)
+	notes := t.s.notes
+	t.s.notes = nil
 	t.s.mu.Unlock()
+	for _, n := range notes {
+		if err := t.record(n); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

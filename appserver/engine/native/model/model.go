@@ -102,6 +102,7 @@ type Request struct {
 	Summary           string          // reasoning summary: "auto", "concise", "detailed"; "" or "none" for none
 	OutputSchema      json.RawMessage // JSON schema the final answer must have; nil for text
 	CacheKey          string          // the same for all requests of a thread
+	NoEncrypted       bool            // asks for no encrypted reasoning, which some models refuse
 }
 
 // Kind tells events apart.

@@ -21,11 +21,12 @@ func (r Request) params() (responses.ResponseNewParams, error) {
 		input = append(input, param.Override[responses.ResponseInputItemUnionParam](raw))
 	}
 	p := responses.ResponseNewParams{
-		Model:      r.Model,
-		Input:      responses.ResponseNewParamsInputUnion{OfInputItemList: input},
-		Store:      param.NewOpt(false),
-		Include:    []responses.ResponseIncludable{responses.ResponseIncludableReasoningEncryptedContent},
-		ToolChoice: responses.ResponseNewParamsToolChoiceUnion{OfToolChoiceMode: param.NewOpt(responses.ToolChoiceOptionsAuto)},
+		Model: r.Model,
+		Input: responses.ResponseNewParamsInputUnion{OfInputItemList: input},
+		Store: param.NewOpt(false),
+	}
+	if !r.NoEncrypted {
+		p.Include = []responses.ResponseIncludable{responses.ResponseIncludableReasoningEncryptedContent}
 	}
 	for i, raw := range r.Tools {
 		if !json.Valid(raw) {
@@ -33,7 +34,10 @@ func (r Request) params() (responses.ResponseNewParams, error) {
 		}
 		p.Tools = append(p.Tools, param.Override[responses.ToolUnionParam](raw))
 	}
-	p.ParallelToolCalls = param.NewOpt(r.ParallelToolCalls)
+	if len(p.Tools) > 0 { // how to use tools is nothing to say without any, and some endpoints refuse it
+		p.ToolChoice = responses.ResponseNewParamsToolChoiceUnion{OfToolChoiceMode: param.NewOpt(responses.ToolChoiceOptionsAuto)}
+		p.ParallelToolCalls = param.NewOpt(r.ParallelToolCalls)
+	}
 	if r.CacheKey != "" {
 		p.PromptCacheKey = param.NewOpt(r.CacheKey)
 	}

@@ -58,6 +58,8 @@ func (h *Head) apply(r *Record) {
 		}
 	case recUnread:
 		h.Unread = *r.Unread
+	case recGit:
+		h.Git = r.Git
 	}
 	if r.AtMs > h.UpdatedAtMs {
 		h.UpdatedAtMs = r.AtMs
@@ -86,7 +88,7 @@ func preview(in []protocol.UserInput) string {
 // more than its time. Most of a long thread's bytes are passed over.
 func (h *Head) skim(line []byte) (ok bool) {
 	typ, at, ok := prefix(line)
-	if ok && (typ == recInput || typ == recHistory || typ == recUsage || typ == recEnd || typ == recQueue ||
+	if ok && (typ == recInput || typ == recHistory || typ == recUsage || typ == recEnd || typ == recQueue || typ == recGoal ||
 		typ == recItem && h.Preview != "") {
 		if at > h.UpdatedAtMs {
 			h.UpdatedAtMs = at

@@ -14,6 +14,7 @@ type History struct {
 	Usage  *protocol.ThreadTokenUsage
 	Queue  []Queued
 	Unread Unread
+	Goal   *Goal // nil without one
 	// Skipped counts lines that were no records: a sign of a damaged disk.
 	Skipped int
 
@@ -63,6 +64,12 @@ func (h *History) apply(r *Record) {
 		h.Queue = *r.Queue
 	case recUnread:
 		h.Unread = *r.Unread
+	case recGoal:
+		h.Goal = nil
+		if r.Goal.Objective != "" {
+			goal := *r.Goal
+			h.Goal = &goal
+		}
 	}
 }
 

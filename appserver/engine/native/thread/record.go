@@ -49,6 +49,17 @@ type Queued struct {
 	Input    []protocol.UserInput `json:"input"`
 }
 
+// Goal is what a thread is to achieve over many turns. The zero Goal is none.
+type Goal struct {
+	Objective   string `json:"objective"`
+	Status      string `json:"status"`
+	TokenBudget *int64 `json:"tokenBudget"`
+	TokensUsed  int64  `json:"tokensUsed"`
+	SecondsUsed int64  `json:"timeUsedSeconds"`
+	CreatedAt   int64  `json:"createdAt"` // Unix seconds, like UpdatedAt
+	UpdatedAt   int64  `json:"updatedAt"`
+}
+
 // Unread is the read state of a thread: TurnID is where the unread part begins,
 // nil when everything was read or, with Start, when nothing was.
 type Unread struct {
@@ -71,6 +82,8 @@ const (
 	recArchived = "archived"
 	recQueue    = "queue"
 	recUnread   = "unread"
+	recGoal     = "goal"
+	recGit      = "git"
 )
 
 // Record is one line. Make it with one of the functions below; Log.Append
@@ -91,6 +104,8 @@ type Record struct {
 	Archived *bool                      `json:"archived,omitempty"`
 	Queue    *[]Queued                  `json:"queue,omitempty"`
 	Unread   *Unread                    `json:"unread,omitempty"`
+	Goal     *Goal                      `json:"goal,omitempty"`
+	Git      *protocol.GitInfo          `json:"git,omitempty"`
 }
 
 // SetSettings records what later turns run with.
@@ -140,6 +155,13 @@ func SetQueue(q []Queued) Record {
 // SetUnread records the read state.
 func SetUnread(u Unread) Record { return Record{Type: recUnread, Unread: &u} }
 
+// SetGoal records the goal; the zero Goal removes it.
+func SetGoal(g Goal) Record { return Record{Type: recGoal, Goal: &g} }
+
+// SetGit records what a client says of the repository; it replaces what the
+// first line says.
+func SetGit(g protocol.GitInfo) Record { return Record{Type: recGit, Git: &g} }
+
 // encode appends r as one line of at most limit bytes to buf.
 func (r *Record) encode(buf *bytes.Buffer, limit int64) error {
 	start := buf.Len()
@@ -186,6 +208,10 @@ func decode(line []byte) (r Record, ok bool) {
 		ok = r.Queue != nil
 	case recUnread:
 		ok = r.Unread != nil
+	case recGoal:
+		ok = r.Goal != nil
+	case recGit:
+		ok = r.Git != nil
 	}
 	return r, ok
 }

@@ -64,6 +64,12 @@ type Command struct {
 	// KeepStdin leaves stdin open for Write; otherwise it is /dev/null. A
 	// terminal always has stdin.
 	KeepStdin bool
+	// MergeOutput puts stderr on the same pipe as stdout, so that what is read is
+	// in the order it was written; all of it is then stdout.
+	MergeOutput bool
+	// Instead is the id of an exited process this one takes the place of, id
+	// and all: to its owner the same thing, tried again. "" for a new one.
+	Instead string
 	// OnOutput is called for each piece of output, in order, never concurrently
 	// for one process, with stream "stdout" or "stderr" (a terminal has only
 	// stdout). Pieces end at UTF-8 boundaries where the output is UTF-8. It must

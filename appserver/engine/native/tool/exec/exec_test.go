@@ -117,6 +117,56 @@ func TestOutputAndStatus(t *testing.T) {
 	}
 }
 
+func TestMergedOutputKeepsTheOrderOfWriting(t *testing.T) {
+	m := manager(t)
+	c := shell("i=0; while [ $i -lt 200 ]; do echo o$i; echo e$i >&2; i=$((i+1)); done")
+	c.MergeOutput = true
+	p := start(t, m, c)
+	ended(t, p)
+	var want strings.Builder
+	for i := range 200 {
+		fmt.Fprintf(&want, "o%d\ne%d\n", i, i)
+	}
+	if out, _ := p.Stdout(); out != want.String() {
+		t.Errorf("stdout %.200q", out)
+	}
+	if errs, _ := p.Stderr(); errs != "" {
+		t.Errorf("stderr %q", errs)
+	}
+}
+
+func TestAProcessTakesThePlaceOfAnExitedOne(t *testing.T) {
+	m := manager(t)
+	first := start(t, m, shell("sleep 1000"))
+	again := shell("echo again")
+	again.Policy, again.Cwd, again.Instead = full, "/", first.ID()
+	if _, err := m.Start(t.Context(), again); err == nil {
+		t.Fatal("a running process was replaced")
+	}
+	first.Kill()
+	ended(t, first)
+	second := start(t, m, again)
+	ended(t, second)
+	if got, ok := m.Get(first.ID()); !ok || got != second {
+		t.Errorf("%s names %v", first.ID(), got)
+	}
+	if third := start(t, m, shell("")); third.ID() == first.ID() {
+		t.Error("an id was given twice")
+	}
+}
+
+// A thread that is loaded again must not give a new process the number of an
+// old one.
+func TestNumbersGoOnAfterARestart(t *testing.T) {
+	now := time.Unix(1_800_000_000, 0)
+	if a, b := firstID(now), firstID(now.Add(time.Second)); b < a+10 || a < 1000 {
+		t.Errorf("%d, then %d", a, b)
+	}
+	if n := firstID(time.Unix(86399, 0)); n > 999_999 {
+		t.Errorf("%d is long", n)
+	}
+}
+
 func TestSignalledExitCode(t *testing.T) {
 	p := start(t, manager(t), shell("kill -TERM $$"))
 	ended(t, p)

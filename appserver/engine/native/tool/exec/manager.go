@@ -7,8 +7,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"time"
 )
 
 // Manager owns the processes of one thread or connection. It is safe for
@@ -27,8 +29,14 @@ func NewManager(cfg Config) *Manager {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{cfg: cfg}
+	return &Manager{cfg: cfg, lastID: firstID(time.Now())}
 }
+
+// firstID is where a manager begins to count. A model may name a process of the
+// thread's earlier life, which must then be unknown and not the newer one that
+// happens to have its number: managers begin ten further with every second. After
+// a day they begin anew, so that the numbers stay short.
+func firstID(now time.Time) int { return 1000 + 10*int(now.Unix()%86400) }
 
 // Start runs c. When ctx ends the process is killed, so ctx must live as long
 // as the process may: a session that outlives a call needs a context that does.
@@ -103,8 +111,19 @@ func (m *Manager) admit(p *Process) error {
 	if len(m.procs)-running >= MaxProcesses {
 		m.procs = append(m.procs[:oldest:oldest], m.procs[oldest+1:]...)
 	}
-	m.lastID++
-	p.id = strconv.Itoa(m.lastID)
+	if id := p.cmd.Instead; id != "" {
+		// It may have been forgotten meanwhile; its number was not given again.
+		if i := slices.IndexFunc(m.procs, func(q *Process) bool { return q.id == id }); i >= 0 {
+			if !m.procs[i].over() {
+				return fmt.Errorf("process %s still runs", id)
+			}
+			m.procs = append(m.procs[:i:i], m.procs[i+1:]...)
+		}
+		p.id = id
+	} else {
+		m.lastID++
+		p.id = strconv.Itoa(m.lastID)
+	}
 	m.procs = append(m.procs, p)
 	return nil
 }

@@ -57,7 +57,8 @@ type piece struct {
 	data   []byte
 }
 
-// ID names the process within its manager: a small number that is not reused.
+// ID names the process within its manager: a number that is not reused, except
+// by Command.Instead.
 func (p *Process) ID() string { return p.id }
 
 // Pid is the process id of the command (or of the sandbox helper that becomes it).
@@ -278,10 +279,14 @@ func (p *Process) openPipes(child *osexec.Cmd) (theirs []*os.File, err error) {
 		}
 		theirs = append(theirs, w)
 		p.readers = append(p.readers, reader{s, r})
-		if s == "stdout" {
-			child.Stdout = w
-		} else {
+		if s == "stderr" {
 			child.Stderr = w
+			break
+		}
+		child.Stdout = w
+		if p.cmd.MergeOutput {
+			child.Stderr = w
+			break
 		}
 	}
 	return theirs, nil

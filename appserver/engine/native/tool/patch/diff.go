@@ -47,11 +47,18 @@ func (t *Tracker) Diff(root string) string {
 func (c *Change) Diff(root string) string { return gitDiff(c.edits, root) }
 
 // DiffRoot is the directory paths in a diff should be relative to: the
-// repository cwd lies in, else cwd itself.
+// repository cwd lies in, else cwd itself. A .git directory without a HEAD is no
+// repository: sandboxes leave such things behind, also in /tmp.
 func DiffRoot(cwd string) string {
 	for dir := cwd; ; dir = filepath.Dir(dir) {
-		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
-			return dir
+		git := filepath.Join(dir, ".git")
+		if st, err := os.Lstat(git); err == nil {
+			if !st.IsDir() {
+				return dir // a worktree's or submodule's pointer
+			}
+			if _, err := os.Lstat(filepath.Join(git, "HEAD")); err == nil {
+				return dir
+			}
 		}
 		if dir == filepath.Dir(dir) {
 			return cwd

@@ -111,3 +111,26 @@ func compare(t *testing.T, c *realCodex, tc patchCase) {
 		t.Errorf("summary: codex %s\nwe %q", o.told, change.Summary())
 	}
 }
+
+func TestDiffRootIsARepository(t *testing.T) {
+	top := t.TempDir()
+	repo := filepath.Join(top, "repo")
+	inner := filepath.Join(repo, "sub", "inner")
+	for _, dir := range []string{filepath.Join(repo, ".git"), filepath.Join(repo, "sub", ".git"), inner} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(repo, ".git", "HEAD"), []byte("ref: refs/heads/main\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := DiffRoot(inner); got != repo {
+		t.Errorf("an empty .git counts: %s", got)
+	}
+	if err := os.WriteFile(filepath.Join(inner, ".git"), []byte("gitdir: /elsewhere\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := DiffRoot(inner); got != inner {
+		t.Errorf("a worktree does not: %s", got)
+	}
+}
