@@ -191,22 +191,6 @@ func (e *Engine) remoteControl() map[string]any {
 
 func (c *conn) remoteControlStatusRead(*rpc.Request) (any, error) { return c.e.remoteControl(), nil }
 
-// accountRead says that nobody need log in: the endpoint's credentials are the host's.
-func (c *conn) accountRead(*rpc.Request) (any, error) {
-	return map[string]any{"account": nil, "userId": nil, "requiresOpenaiAuth": false, "workspaceRouting": nil}, nil
-}
-
-func (c *conn) accountRateLimitsRead(*rpc.Request) (any, error) {
-	return nil, protocol.Errorf("codex account authentication required to read rate limits")
-}
-
-func (c *conn) gatewayOAuthRead(*rpc.Request) (any, error) {
-	return map[string]any{
-		"providerId": c.e.cfg.Provider, "providerName": c.e.cfg.Provider, "required": false,
-		"supportsDeviceAuth": false, "status": nil, "error": nil,
-	}, nil
-}
-
 func (c *conn) modelProviderList(*rpc.Request) (any, error) {
 	return map[string]any{
 		"data": []any{map[string]any{

@@ -31,12 +31,14 @@ type conn struct {
 	optOut   map[string]bool
 	procs    map[string]*process // command/exec and process/spawn, by kind and the client's id
 	searches map[string]*searching
+	watches  map[string]chan struct{} // closed to stop
 }
 
 func newConn(e *Engine, s rpc.Stream) *conn {
 	c := &conn{
 		e: e, queue: make(chan *rpc.Request, rpc.MaxInFlight+1),
 		procs: make(map[string]*process), searches: make(map[string]*searching),
+		watches: make(map[string]chan struct{}),
 	}
 	c.ctx, c.cancel = context.WithCancelCause(e.life)
 	c.peer = rpc.NewPeer(&answers{Stream: s, c: c}, c)

@@ -96,6 +96,12 @@ func run(t testing.TB, cfg native.Config) *host {
 	return h
 }
 
+// restart runs a new engine on what a stopped one left.
+func restart(t testing.TB, h *host) *host {
+	t.Helper()
+	return run(t, native.Config{Dir: h.dir, Cwd: h.cwd, Version: "1.2.3", Models: []native.Model{{ID: rehearsal.Slug}}})
+}
+
 // stop ends the engine and waits for it.
 func (h *host) stop() {
 	h.cancel()

@@ -38,7 +38,10 @@ func table() map[string]method {
 
 		"thread/settings/update":  inOrder((*conn).threadSettingsUpdate),
 		"thread/readState/update": inOrder((*conn).threadReadStateUpdate),
+		"thread/metadata/update":  inOrder((*conn).threadMetadataUpdate),
 		"thread/goal/get":         inOrder((*conn).threadGoalGet),
+		"thread/goal/set":         inOrder((*conn).threadGoalSet),
+		"thread/goal/clear":       inOrder((*conn).threadGoalClear),
 
 		"thread/read":        beside((*conn).threadRead),
 		"thread/list":        beside((*conn).threadList),
@@ -46,15 +49,22 @@ func table() map[string]method {
 		"thread/loaded/list": beside((*conn).threadLoadedList),
 		"thread/turns/list":  beside((*conn).threadTurnsList),
 		"thread/items/list":  beside((*conn).threadItemsList),
+		"thread/items/read":  beside((*conn).threadItemsRead),
+
+		"thread/searchOccurrences": beside((*conn).threadSearchOccurrences),
 
 		"turn/start":           inOrder((*conn).turnStart),
 		"turn/steer":           inOrder((*conn).turnSteer),
 		"turn/interrupt":       inOrder((*conn).turnInterrupt),
+		"turn/settings/update": inOrder((*conn).turnSettingsUpdate),
 		"thread/compact/start": inOrder((*conn).compactStart),
 		"thread/shellCommand":  inOrder((*conn).shellCommand),
 		"thread/queue/add":     inOrder((*conn).queueAdd),
 		"thread/queue/list":    inOrder((*conn).queueList),
 		"thread/queue/delete":  inOrder((*conn).queueDelete),
+		"thread/queue/update":  inOrder((*conn).queueUpdate),
+		"thread/queue/reorder": inOrder((*conn).queueReorder),
+		"thread/queue/start":   inOrder((*conn).queueStart),
 
 		"thread/backgroundTerminals/list":      inOrder((*conn).terminalsList),
 		"thread/backgroundTerminals/terminate": inOrder((*conn).terminalsTerminate),
@@ -76,6 +86,8 @@ func table() map[string]method {
 		"fs/readDirectory":   beside((*conn).fsReadDirectory),
 		"fs/remove":          inOrder((*conn).fsRemove),
 		"fs/copy":            inOrder((*conn).fsCopy),
+		"fs/watch":           inOrder((*conn).fsWatch),
+		"fs/unwatch":         inOrder((*conn).fsUnwatch),
 
 		"fuzzyFileSearch":               beside((*conn).fuzzySearch),
 		"fuzzyFileSearch/sessionStart":  inOrder((*conn).fuzzySessionStart),
@@ -90,6 +102,10 @@ func table() map[string]method {
 
 		"account/read":                              inOrder((*conn).accountRead),
 		"account/rateLimits/read":                   bare((*conn).accountRateLimitsRead),
+		"account/usage/read":                        bare((*conn).accountUsageRead),
+		"account/login/start":                       inOrder((*conn).accountLoginStart),
+		"account/login/cancel":                      inOrder((*conn).accountLoginCancel),
+		"account/logout":                            bare((*conn).accountLogout),
 		"account/gatewayOAuth/read":                 bare((*conn).gatewayOAuthRead),
 		"account/bedrock/checkGovCloudRequirements": inOrder(fixed(map[string]bool{"isGovCloud": false, "shouldWarn": false})),
 

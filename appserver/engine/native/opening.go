@@ -219,7 +219,11 @@ func (c *conn) threadResume(r *rpc.Request) (any, error) {
 			"threadId": l.id, "turnId": l.hist.Turns[len(l.hist.Turns)-1].ID, "tokenUsage": u,
 		})
 	}
-	c.notify("thread/goal/cleared", l.param())
+	if g := l.hist.Goal; g != nil {
+		c.notify("thread/goal/updated", l.goalNote(*g, nil))
+	} else {
+		c.notify("thread/goal/cleared", l.param())
+	}
 	l.replay(c)
 	return nil, nil
 }

@@ -78,17 +78,113 @@ func (l *live) startQueued() {
 	if len(l.hist.Queue) == 0 {
 		return
 	}
-	next := l.hist.Queue[0]
-	in := l.e.turnOf(l.settings())
+	if err := l.startFrom(l.hist.Queue[0], func(string) {}); err != nil {
+		l.e.log.Warn("queued message not started", "thread", l.id, "err", err)
+	}
+}
+
+// startFrom takes a message off the queue and begins a turn with it; l.mu is
+// held and no turn runs.
+func (l *live) startFrom(next thread.Queued, reply func(id string)) error {
+	in := l.turnInput()
 	in.Input, in.ClientMessageID = next.Input, &next.ClientID
-	err := l.begin(in, func(string) {
-		if err := l.setQueue(slices.Clone(l.hist.Queue[1:])); err != nil {
+	return l.begin(in, func(id string) {
+		reply(id)
+		rest := slices.DeleteFunc(slices.Clone(l.hist.Queue), func(q thread.Queued) bool { return q.ID == next.ID })
+		if err := l.setQueue(rest); err != nil {
 			l.e.log.Error("queue not stored", "thread", l.id, "err", err)
 		}
 	})
-	if err != nil {
-		l.e.log.Warn("queued message not started", "thread", l.id, "err", err)
+}
+
+// queued finds a waiting message; l.mu is held.
+func (l *live) queued(id string) (int, error) {
+	i := slices.IndexFunc(l.hist.Queue, func(q thread.Queued) bool { return q.ID == id })
+	if i < 0 {
+		return 0, protocol.Errorf("queued submission not found: %s", id)
 	}
+	return i, nil
+}
+
+// queueStart starts a waiting message now, the oldest when none is named.
+func (c *conn) queueStart(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		ID *string `json:"queuedSubmissionId"`
+	}
+	if err := decode(r, &p, "threadId"); err != nil {
+		return nil, err
+	}
+	return nil, c.withStored(p.ThreadID, func(l *live) error {
+		i := 0
+		switch {
+		case l.turn != nil:
+			return protocol.Errorf("thread already has an active or pending turn")
+		case p.ID != nil:
+			var err error
+			if i, err = l.queued(*p.ID); err != nil {
+				return err
+			}
+		case len(l.hist.Queue) == 0:
+			return protocol.Errorf("queue is empty")
+		}
+		return l.startFrom(l.hist.Queue[i], func(id string) { r.Reply(map[string]any{"turn": bare(id)}) })
+	})
+}
+
+func (c *conn) queueUpdate(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		ID    string               `json:"queuedSubmissionId"`
+		Input []protocol.UserInput `json:"input"`
+	}
+	if err := decode(r, &p, "threadId", "queuedSubmissionId", "input"); err != nil {
+		return nil, err
+	}
+	if len(p.Input) == 0 {
+		return nil, protocol.Errorf("queued input is empty")
+	}
+	return nil, c.withStored(p.ThreadID, func(l *live) error {
+		i, err := l.queued(p.ID)
+		if err != nil {
+			return err
+		}
+		list := slices.Clone(l.hist.Queue)
+		list[i].Input = p.Input
+		return l.queueChanged(r, list, map[string]any{"queuedSubmission": submissionOf(list[i])})
+	})
+}
+
+func (c *conn) queueReorder(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		IDs []string `json:"queuedSubmissionIds"`
+	}
+	if err := decode(r, &p, "threadId", "queuedSubmissionIds"); err != nil {
+		return nil, err
+	}
+	return nil, c.withStored(p.ThreadID, func(l *live) error {
+		var list []thread.Queued
+		for n, id := range p.IDs {
+			if i, err := l.queued(id); err == nil && !slices.Contains(p.IDs[:n], id) {
+				list = append(list, l.hist.Queue[i])
+			}
+		}
+		if len(list) != len(l.hist.Queue) || len(list) != len(p.IDs) {
+			return protocol.Errorf("queue reorder must include every queued submission exactly once")
+		}
+		return l.queueChanged(r, list, nil)
+	})
+}
+
+// queueChanged stores what waits, then answers and tells; l.mu is held.
+func (l *live) queueChanged(r *rpc.Request, q []thread.Queued, result any) error {
+	if err := l.record(thread.SetQueue(q)); err != nil {
+		return err
+	}
+	r.Reply(result)
+	l.tell("thread/queue/changed", l.param())
+	return nil
 }
 
 func (c *conn) queueList(r *rpc.Request) (any, error) {

@@ -54,8 +54,16 @@ func (l *live) Notify(method string, params any) {
 	defer l.mu.Unlock()
 	if method == "thread/tokenUsage/updated" {
 		u := l.session.Usage()
-		if err := l.record(thread.UsageNow(u)); err != nil {
+		before := int64(0)
+		if l.hist.Usage != nil {
+			before = l.hist.Usage.Total.TotalTokens
+		}
+		spent := l.spend(u.Total.TotalTokens-before, 0)
+		if err := l.record(append(spent, thread.UsageNow(u))...); err != nil {
 			l.e.log.Error("token usage not stored", "thread", l.id, "err", err)
+		}
+		if len(spent) > 0 && l.turn != nil {
+			defer l.tellGoal(&l.turn.id)
 		}
 	}
 	l.tell(method, params)

@@ -199,14 +199,6 @@ func (c *conn) threadSettingsUpdate(r *rpc.Request) (any, error) {
 	})
 }
 
-func (c *conn) threadGoalGet(r *rpc.Request) (any, error) {
-	var p threadParam
-	if err := decode(r, &p, "threadId"); err != nil {
-		return nil, err
-	}
-	return map[string]any{"goal": nil}, nil
-}
-
 // readState is the receipt of what was read of a thread.
 type readState struct {
 	FirstUnread any    `json:"firstUnread"`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"towline/appserver/engine/native/agent"
 	"towline/appserver/engine/native/thread"
@@ -43,7 +44,7 @@ func (c *conn) turnStart(r *rpc.Request) (any, error) {
 			}
 			changed = changed || now
 			if l.turn == nil {
-				in := l.e.turnOf(l.settings())
+				in := l.turnInput()
 				in.Input, in.ClientMessageID = p.Input, p.ClientID
 				if given(p.OutputSchema) {
 					in.OutputSchema = p.OutputSchema
@@ -134,6 +135,16 @@ func (l *live) begin(in agent.Turn, reply func(id string)) error {
 	})
 }
 
+// turnInput is what the agent is given for a turn begun now, but for its input;
+// l.mu is held.
+func (l *live) turnInput() agent.Turn {
+	in := l.e.turnOf(l.settings())
+	if goal := l.goalText(); goal != "" {
+		in.DeveloperInstructions = strings.TrimSpace(in.DeveloperInstructions + "\n\n" + goal)
+	}
+	return in
+}
+
 func (l *live) sample(ctx context.Context, id string, in agent.Turn) agent.Outcome {
 	in.ID = id
 	in.DynamicTools = l.tools
@@ -155,7 +166,7 @@ func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Co
 		out := body(ctx, t.id)
 		for in, ok := l.leftover(t, out); ok; in, ok = l.leftover(t, out) {
 			l.mu.Lock()
-			next := e.turnOf(l.settings())
+			next := l.turnInput()
 			l.mu.Unlock()
 			next.Input, next.ClientMessageID = in.Input, in.ClientID
 			out = l.sample(ctx, t.id, next)
@@ -186,8 +197,12 @@ func (l *live) end(t *running, out agent.Outcome) {
 		unread.TurnID = &t.id
 	}
 	unread.Revision++
-	if err := l.record(thread.TurnEnded(t.id, out.Status, out.Error), thread.SetUnread(unread)); err != nil {
+	spent := l.spend(0, int64(l.e.now().Sub(t.began).Seconds()))
+	if err := l.record(append(spent, thread.TurnEnded(t.id, out.Status, out.Error), thread.SetUnread(unread))...); err != nil {
 		l.e.log.Error("end of turn not stored", "thread", l.id, "turn", t.id, "err", err)
+	}
+	if len(spent) > 0 {
+		l.tellGoal(&t.id)
 	}
 	l.turn, l.idle = nil, l.e.now()
 	clear(l.flags)
@@ -256,6 +271,39 @@ func (c *conn) turnInterrupt(r *rpc.Request) (any, error) {
 	})
 }
 
+// turnSettingsUpdate changes what the rest of a running turn uses, and nothing
+// after it.
+func (c *conn) turnSettingsUpdate(r *rpc.Request) (any, error) {
+	var p struct {
+		threadParam
+		TurnID       string          `json:"turnId"`
+		Model        *string         `json:"model"`
+		Effort       *string         `json:"effort"`
+		Summary      *string         `json:"summary"`
+		Environments json.RawMessage `json:"environments"`
+		Reviewer     *string         `json:"approvalsReviewer"`
+	}
+	if err := decode(r, &p, "threadId", "turnId"); err != nil {
+		return nil, err
+	}
+	switch {
+	case given(p.Environments):
+		return nil, protocol.Errorf("turn/settings/update: environments cannot be changed on this server")
+	case p.Reviewer != nil && *p.Reviewer != "user":
+		return nil, protocol.Errorf("turn/settings/update: approvals are reviewed by the user on this server")
+	case p.Model != nil && *p.Model == "":
+		return nil, protocol.Errorf("turn/settings/update: the model must not be empty")
+	}
+	status := "targetUnavailable"
+	err := c.with(p.ThreadID, func(l *live) error {
+		if l.session.Retune(p.TurnID, p.Model, p.Effort, p.Summary) {
+			status = "applied"
+		}
+		return nil
+	})
+	return map[string]string{"status": status}, err
+}
+
 func (c *conn) compactStart(r *rpc.Request) (any, error) {
 	var p threadParam
 	if err := decode(r, &p, "threadId"); err != nil {
@@ -265,7 +313,7 @@ func (c *conn) compactStart(r *rpc.Request) (any, error) {
 		if l.turn != nil {
 			return protocol.Errorf("thread %s is working; compact it when it is idle", l.id)
 		}
-		in := l.e.turnOf(l.settings())
+		in := l.turnInput()
 		return l.run(false, func(string) { r.Reply(nil) }, func(ctx context.Context, id string) agent.Outcome {
 			in.ID = id
 			return l.session.Compact(ctx, in, l)
