@@ -214,11 +214,15 @@ type flushMark struct {
 
 func (f *flushable) Write(ctx context.Context, msg []byte) error {
 	if m := f.mark.Load(); m != nil && len(msg) > 0 && &msg[0] == &m.msg[0] {
+		err := rpc.Batch(f.Stream, false)
 		close(m.written)
-		return nil
+		return err
 	}
 	return f.Stream.Write(ctx, msg)
 }
+
+// Batch implements rpc.Batcher for the stream inside.
+func (f *flushable) Batch(on bool) error { return rpc.Batch(f.Stream, on) }
 
 // goodbye waits until the client has been written all that is queued for it,
 // and last the engine's state if it understands that.

@@ -76,16 +76,28 @@ func (o *Outbox) Run(ctx context.Context) error {
 			_ = o.s.Close(err)
 			return err
 		}
+		if len(batch) > 1 {
+			err = Batch(o.s, true)
+		}
 		for _, m := range batch {
-			if err := o.s.Write(ctx, m); err != nil {
-				o.Fail(err)
-				_ = o.s.Close(err)
-				return err
+			if err == nil {
+				err = o.s.Write(ctx, m)
+			}
+			if err != nil {
+				break
 			}
 			o.mu.Lock()
 			o.count--
 			o.bytes -= int64(len(m))
 			o.mu.Unlock()
+		}
+		if len(batch) > 1 && err == nil {
+			err = Batch(o.s, false)
+		}
+		if err != nil {
+			o.Fail(err)
+			_ = o.s.Close(err)
+			return err
 		}
 		if len(batch) > 0 {
 			continue

@@ -222,3 +222,58 @@ func FuzzLines(f *testing.F) {
 		}
 	})
 }
+
+// counting counts the writes that reach it.
+type counting struct {
+	bytes.Buffer
+	writes int
+}
+
+func (c *counting) Write(p []byte) (int, error) { c.writes++; return c.Buffer.Write(p) }
+
+func TestCorkHoldsWritesBackAndKeepsTheirOrder(t *testing.T) {
+	var w counting
+	c := NewCork(&w)
+	var want bytes.Buffer
+	put := func(s string) {
+		want.WriteString(s)
+		if n, err := c.Write([]byte(s)); n != len(s) || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	put("open")
+	_ = c.Batch(true)
+	for i := range 100 {
+		put(fmt.Sprintf("word %d ", i))
+	}
+	if w.writes != 1 {
+		t.Errorf("%d writes while corked", w.writes)
+	}
+	put(strings.Repeat("large", corkBytes))
+	put("after")
+	if err := c.Batch(false); err != nil {
+		t.Fatal(err)
+	}
+	put("open again")
+	if w.String() != want.String() {
+		t.Error("bytes lost or out of order")
+	}
+	if w.writes > 5 {
+		t.Errorf("%d writes", w.writes)
+	}
+}
+
+type broken struct{}
+
+func (broken) Write([]byte) (int, error) { return 0, errors.New("gone") }
+
+func TestCorkReportsWhatItCouldNotSend(t *testing.T) {
+	c := NewCork(broken{})
+	_ = c.Batch(true)
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Batch(false); err == nil {
+		t.Error("the loss was silent")
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/coder/websocket"
 )
@@ -13,17 +15,39 @@ import (
 // wsStream frames messages as WebSocket text frames (RFC 6455).
 type wsStream struct {
 	c    *websocket.Conn
+	cork *Cork // may be nil
 	once sync.Once
 	done chan struct{}
+	slow atomic.Bool // a write took longer than WriteTimeout
 }
 
 // NewWebSocket makes a Stream of an open WebSocket, either end, and takes the
 // connection over. Binary frames are ignored as Codex ignores them; a peer that
 // closes, in whatever way, ends Read with io.EOF.
-func NewWebSocket(c *websocket.Conn) Stream {
+func NewWebSocket(c *websocket.Conn) Stream { return NewWebSocketOn(c, nil) }
+
+// NewWebSocketOn is [NewWebSocket] for a connection whose bytes go out through
+// cork, which makes the Stream a [Batcher]. A nil cork is none.
+func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream {
 	c.SetReadLimit(MaxMessage)
-	return &wsStream{c: c, done: make(chan struct{})}
+	return &wsStream{c: c, cork: cork, done: make(chan struct{})}
 }
+
+// Batch implements [Batcher].
+func (w *wsStream) Batch(on bool) error {
+	if w.cork == nil {
+		return nil
+	}
+	t := time.AfterFunc(WriteTimeout, w.tooSlow)
+	defer t.Stop()
+	err := w.cork.Batch(on)
+	if err != nil && w.slow.Load() {
+		return ErrSlow
+	}
+	return err
+}
+
+func (w *wsStream) tooSlow() { w.slow.Store(true); _ = w.c.CloseNow() }
 
 func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
 	for {
@@ -38,9 +62,14 @@ func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
 }
 
 func (w *wsStream) Write(ctx context.Context, msg []byte) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, WriteTimeout, ErrSlow)
-	defer cancel()
+	// A timer of our own: a context with a deadline costs a quarter of what
+	// writing a short message does, and deltas are short.
+	t := time.AfterFunc(WriteTimeout, w.tooSlow)
+	defer t.Stop()
 	if err := w.c.Write(ctx, websocket.MessageText, msg); err != nil {
+		if w.slow.Load() {
+			return ErrSlow
+		}
 		return w.fault(ctx, err)
 	}
 	return nil

@@ -239,7 +239,7 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	upgraded = true // ConnState never hears of this connection again
-	s := rpc.NewWebSocket(ws)
+	s := rpc.NewWebSocketOn(ws, conn.cork)
 	defer func() { _ = s.Close(nil) }()
 	d.accept(d.ctx, s, d.l.self, d.l.via, remote)
 }
@@ -288,7 +288,7 @@ func (l *counted) Accept() (net.Conn, error) {
 		}
 		l.mu.Unlock()
 		if !full {
-			return &countedConn{Conn: c, l: l, pending: true}, nil
+			return &countedConn{Conn: c, cork: rpc.NewCork(c), l: l, pending: true}, nil
 		}
 		l.opts.Log.Warn("refused a connection: too many", "via", l.via)
 		// A fresh socket's buffer takes this without waiting.
@@ -304,10 +304,13 @@ func (l *counted) Addr() net.Addr { return l.ln.Addr() }
 // countedConn gives its place back when it is closed.
 type countedConn struct {
 	net.Conn
+	cork    *rpc.Cork // writes go through it
 	l       *counted
 	once    sync.Once
 	pending bool // guarded by l.mu
 }
+
+func (c *countedConn) Write(p []byte) (int, error) { return c.cork.Write(p) }
 
 func (c *countedConn) admitted() {
 	c.l.mu.Lock()
