@@ -3,7 +3,11 @@
 // its role against the protocol's method table.
 package access
 
-import "towline/appserver/protocol"
+import (
+	"strings"
+
+	"towline/appserver/protocol"
+)
 
 // Kind is how a principal proved itself.
 type Kind string
@@ -35,6 +39,10 @@ func (p Principal) Key() string { return string(p.Kind) + ":" + p.ID }
 // Denied is the error a request gets when its principal lacks the role. It
 // names what was wanted, so that the person can ask for it.
 func (p Principal) Denied(method string, wants protocol.Role) *protocol.Error {
+	const longest = 100 // of a name any client may make up
+	if len(method) > longest {
+		method = strings.ToValidUTF8(method[:longest], "") + "…"
+	}
 	return protocol.Errorf("%s needs the role %q; %s has %q", method, wants, p.Name, p.Role)
 }
 

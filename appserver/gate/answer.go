@@ -40,6 +40,7 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 		c.g.audit("answer refused", c, slog.String("approval", q.object.ID), slog.String("why", "not subscribed"))
 		return nil
 	}
+	env.Result = plainAnswer(q.method, env.Result)
 	if err := validAnswer(q, env, c.who.Principal.Role); err != nil {
 		// Nothing is said to the client: a stock one sends an error for a prompt it
 		// cannot show, and others are still there to answer.
@@ -55,7 +56,10 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 		c.warn(q.thread, "your answer did not count: it could not be recorded; the host's log says why")
 		return nil
 	}
-	if err := c.u.s.Write(ctx, msg); err != nil {
+	if msg, err = protocol.NewResponse(env.ID, env.Result); err == nil {
+		err = c.u.s.Write(ctx, msg)
+	}
+	if err != nil {
 		c.g.ledger.reopen(q)
 		return err
 	}
@@ -67,7 +71,7 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 func (c *client) mayDecide(q *question) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.who.Principal.Role >= protocol.RoleApprover && (q.thread == "" || c.subscribed[q.thread])
+	return c.who.Principal.Role >= protocol.AnswerRole(q.method) && (q.thread == "" || c.subscribed[q.thread])
 }
 
 // late tells a client that somebody was first, and closes its prompt.
@@ -192,21 +196,7 @@ func validDecision(q *question, d json.RawMessage, role protocol.Role) bool {
 	}
 	// An amendment changes what may run from now on. One that was not offered is
 	// a rule of the person's own making, which takes more than approving.
-	if role < protocol.RoleOperator || d[0] != '{' {
-		return false
-	}
-	var am struct {
-		Exec *struct {
-			Prefix []string `json:"execpolicy_amendment"`
-		} `json:"acceptWithExecpolicyAmendment"`
-		Network *struct {
-			Rule json.RawMessage `json:"network_policy_amendment"`
-		} `json:"applyNetworkPolicyAmendment"`
-	}
-	if q.method != protocol.ReqCommandApproval || json.Unmarshal(d, &am) != nil {
-		return false
-	}
-	return (am.Exec != nil && len(am.Exec.Prefix) > 0) != (am.Network != nil && len(am.Network.Rule) > 0 && am.Network.Rule[0] == '{')
+	return role >= protocol.RoleOperator && q.method == protocol.ReqCommandApproval && ownAmendment(d)
 }
 
 func sameJSON(a, b json.RawMessage) bool {

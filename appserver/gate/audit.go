@@ -40,6 +40,9 @@ const (
 	hashMember  = `,"hash":"`
 	hashTail    = len(hashMember) + sha256.Size*2 + len(`"}`)
 	maxAuditRow = 1 << 20 // a line longer than this is not ours
+	// maxAuditText bounds one fact: nobody may keep an entry out of the file by
+	// making it too long for a line.
+	maxAuditText = 4 << 10
 )
 
 // Audit is the append-only record of who did what. No prompt text, no answers'
@@ -172,11 +175,13 @@ func (a *Audit) appendLocked(event string, p access.Principal, attrs []slog.Attr
 	for _, at := range attrs {
 		v := at.Value.Resolve()
 		switch v.Kind() {
+		case slog.KindString:
+			err = errors.Join(err, member(at.Key, clip(v.String(), maxAuditText)))
 		case slog.KindDuration:
 			err = errors.Join(err, member(at.Key, v.Duration().String()))
 		case slog.KindAny:
 			if e, ok := v.Any().(error); ok {
-				err = errors.Join(err, member(at.Key, e.Error()))
+				err = errors.Join(err, member(at.Key, clip(e.Error(), maxAuditText)))
 				break
 			}
 			err = errors.Join(err, member(at.Key, v.Any()))

@@ -290,15 +290,7 @@ func (c *client) putItemLocked(ev *event) {
 // mayAnswer reports whether a question is shown to this client at all: someone
 // who may not answer would only see a prompt that does nothing.
 func (c *client) mayAnswer(q *question) bool {
-	switch {
-	case q == nil:
-		return false
-	case q.object == nil:
-		// What a program answers goes to the model, or is a token: that is more
-		// than saying yes or no.
-		return c.who.Principal.Role >= protocol.RoleOperator
-	}
-	return c.who.Principal.Role >= protocol.RoleApprover
+	return q != nil && c.who.Principal.Role >= protocol.AnswerRole(q.method)
 }
 
 // resolvedLocked notes that a question is closed, and reports whether the
@@ -368,7 +360,7 @@ func (c *client) denied(method string, why *protocol.Error) {
 	n := c.denials
 	c.mu.Unlock()
 	if n <= maxDenials {
-		c.g.audit("denied", c, slog.String("method", method), slog.String("why", why.Message))
+		c.g.audit("denied", c, slog.String("method", clip(method, 100)), slog.String("why", why.Message))
 	}
 }
 

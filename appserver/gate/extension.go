@@ -131,6 +131,7 @@ func (c *client) answerByID(ctx context.Context, params json.RawMessage) (any, e
 	if q == nil {
 		return nil, protocol.Errorf("no open approval has the id %q", clip(p.ID, 64))
 	}
+	p.Result = plainAnswer(q.method, p.Result)
 	env := protocol.Envelope{Kind: protocol.KindResponse, Result: p.Result}
 	if err := validAnswer(q, env, c.who.Principal.Role); err != nil {
 		return nil, protocol.Errorf("%v: %s", err, q.method)

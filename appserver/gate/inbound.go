@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"log/slog"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
@@ -17,6 +19,10 @@ func (c *client) receive(ctx context.Context, msg []byte) error {
 	env, err := protocol.Peek(msg)
 	if err != nil {
 		c.g.log.Debug("message dropped", "conn", c.id, "err", err)
+		return nil
+	}
+	if why := ambiguous(env, msg); why != nil {
+		c.unclear(env, why)
 		return nil
 	}
 	switch env.Kind {
@@ -35,6 +41,19 @@ func (c *client) receive(ctx context.Context, msg []byte) error {
 	}
 }
 
+// unclear refuses a message that could mean two things.
+func (c *client) unclear(env protocol.Envelope, why error) {
+	if env.Kind != protocol.KindRequest {
+		c.denied("answer", protocol.Errorf("%v", why))
+		return
+	}
+	e := protocol.Errorf("Invalid request: %v", why)
+	c.denied(env.Method, e)
+	if len(env.ID) <= maxID {
+		c.put(protocol.NewError(env.ID, e))
+	}
+}
+
 func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte) error {
 	if why := c.refuse(env); why != nil {
 		c.denied(env.Method, why)
@@ -42,6 +61,11 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		return nil
 	}
 	if c.local(ctx, env) {
+		return nil
+	}
+	if env.Method == "config/read" && c.who.Principal.Role < protocol.RoleOperator {
+		// The stock client cannot start without an answer; an empty one is enough.
+		c.reply(env.ID, json.RawMessage(`{"config":{},"origins":{}}`))
 		return nil
 	}
 	msg, why := c.rewrite(env, msg)
@@ -54,15 +78,19 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 	switch env.Method {
 	case "initialize":
 		k.hello = readHello(env.Params)
-	case "thread/unsubscribe", "turn/start":
+	case "thread/unsubscribe":
 		k.thread = protocol.ThreadID(protocol.StringField(env.Params, "threadId"))
 	}
 	if !c.sent(idKey(env.ID), k) {
 		c.put(protocol.NewError(env.ID, protocol.ErrOverloaded))
 		return nil
 	}
-	if env.Method == "turn/start" {
-		c.g.audit("turn", c, slog.String("thread", string(k.thread)))
+	if event := protocol.AuditEvent(env.Method); event != "" {
+		attrs := []slog.Attr{slog.String("method", env.Method)}
+		if thread := protocol.StringField(env.Params, "threadId"); thread != "" {
+			attrs = append(attrs, slog.String("thread", thread))
+		}
+		c.g.audit(event, c, attrs...)
 	}
 	return c.u.s.Write(ctx, msg)
 }
@@ -108,7 +136,7 @@ func (c *client) rewrite(env protocol.Envelope, msg []byte) ([]byte, *protocol.E
 	return out, nil
 }
 
-// hello is what initialize said.
+// hello is what initialize said, member names taken as the engine takes them.
 type hello struct {
 	name   string
 	ext    bool
@@ -116,23 +144,27 @@ type hello struct {
 }
 
 func readHello(params json.RawMessage) *hello {
-	var p struct {
-		ClientInfo struct {
-			Name string `json:"name"`
-		} `json:"clientInfo"`
-		Capabilities struct {
-			OptOut     []string                   `json:"optOutNotificationMethods"`
-			Extensions map[string]json.RawMessage `json:"extensions"`
-		} `json:"capabilities"`
-	}
-	_ = json.Unmarshal(params, &p) // what does not fit is the engine's to refuse
+	caps := protocol.Field(params, "capabilities")
 	const maxName = 100
-	h := &hello{name: clip(p.ClientInfo.Name, maxName), optOut: make(map[string]bool)}
-	for _, m := range p.Capabilities.OptOut {
+	h := &hello{name: printable(protocol.StringField(protocol.Field(params, "clientInfo"), "name"), maxName), optOut: make(map[string]bool)}
+	var optOut []string
+	_ = json.Unmarshal(protocol.Field(caps, "optOutNotificationMethods"), &optOut) // what does not fit is the engine's to refuse
+	for _, m := range optOut {
 		h.optOut[m] = true
 	}
-	_, h.ext = p.Capabilities.Extensions["towline"]
+	h.ext = protocol.Field(protocol.Field(caps, "extensions"), "towline") != nil
 	return h
+}
+
+// printable is clip for names that other people are shown, some in a terminal:
+// nothing in them moves a cursor, turns the line around or hides.
+func printable(s string, n int) string {
+	return strings.TrimSpace(clip(strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}, clip(s, 4*n)), n))
 }
 
 // clip bounds a text a client chose, at a rune's edge.

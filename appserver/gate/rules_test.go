@@ -103,7 +103,7 @@ func TestTokensNeverLeave(t *testing.T) {
 		}
 	}
 	// Whatever else is in there, the engine is asked no such thing.
-	p.send(`{"id":5,"method":"getAuthStatus","params":{"includeToken":false,"includeToken":true,"IncludeToken":true,"refreshToken":false}}`)
+	p.send(`{"id":5,"method":"getAuthStatus","params":{"includeToken":false,"IncludeToken":true,"refreshToken":false}}`)
 	p.wait("answer", 0, func(e protocol.Envelope) bool { return string(e.ID) == "5" })
 	if !r.e.got(`{"id":5,"method":"getAuthStatus","params":{"refreshToken":false}}`) {
 		t.Error("the harmless part did not reach the engine")

@@ -78,7 +78,9 @@ var leastRole = func() map[string]Role {
 			"model/list", "modelProvider/list", "modelProvider/capabilities/read", "collaborationMode/list",
 			"permissionProfile/list", "experimentalFeature/list", "skills/list", "hooks/list", "memory/status",
 			"plugin/list", "plugin/installed", "plugin/read", "plugin/skill/read", "plugin/search",
-			"app/list", "app/read", "app/installed", "mcpServerStatus/list", "environment/info", "environment/status",
+			"app/list", "app/read", "app/installed", "environment/info", "environment/status",
+			// It holds what the owner gave to MCP servers and providers, secrets too:
+			// for less than an operator the gate answers with an empty one.
 			"config/read", "configRequirements/read", "account/read", "account/rateLimits/read", "account/usage/read",
 			"account/gatewayOAuth/read", "account/workspaceMessages/read", "account/bedrock/checkGovCloudRequirements",
 			"remoteControl/status/read", "server/diagnostics", "windowsSandbox/readiness",
@@ -106,6 +108,44 @@ var leastRole = func() map[string]Role {
 	}
 	return m
 }()
+
+// AnswerRole is the role an answer to a request of the engine's needs: approving
+// is for people who approve. What programs answer becomes the model's input, as
+// a turn would, or the account the host works with; an approver must not get
+// there by being asked.
+func AnswerRole(method string) Role {
+	switch {
+	case IsApproval(method):
+		return RoleApprover
+	case method == ReqTokensRefresh, method == ReqAttestation:
+		return RoleAdmin
+	}
+	return RoleOperator
+}
+
+// AuditEvent names the event under which the gate records that a request was
+// passed on, "" for those it does not record: what starts or changes work, what
+// runs or writes outside the sandbox, and what changes the rules.
+func AuditEvent(method string) string {
+	switch method {
+	case "turn/start", "turn/steer", "turn/interrupt", "review/start", "thread/compact/start", "thread/queue/add", "thread/queue/start",
+		"thread/realtime/start":
+		return "turn"
+	case "thread/revert", "thread/inject_items", "thread/archive", "thread/unarchive", "thread/delete":
+		return "thread"
+	case "command/exec", "process/spawn", "thread/shellCommand", "mcpServer/tool/call",
+		"fs/writeFile", "fs/createDirectory", "fs/remove", "fs/copy":
+		return "run"
+	case "config/value/write", "config/batchWrite", "skills/config/write", "experimentalFeature/enablement/set", "thread/settings/update",
+		"turn/settings/update", "thread/approveGuardianDeniedAction", "environment/add", "plugin/install", "plugin/uninstall",
+		"marketplace/add", "marketplace/remove", "marketplace/upgrade", "config/mcpServer/reload":
+		return "policy"
+	}
+	if leastRole[method] == RoleAdmin {
+		return "admin"
+	}
+	return ""
+}
 
 // RunsOutsideSandbox reports whether a method reaches files or runs programs
 // without Codex's sandbox: a connection that may call it is worth a shell
