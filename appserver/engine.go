@@ -56,20 +56,25 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 	if ok {
 		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "codex is installed and logged in"}, nil
 	}
+	hints := config.Hints(err)
+	var problem *config.Problem
+	if errors.As(err, &problem) {
+		err = problem.Err // of its stage, which is ours
+	}
 	if err == nil {
 		err = errors.New("codex is installed but not logged in")
+		hints = []string{"log it in: `codex login` (without a browser: `codex login --device-auth`), then start again"}
 	}
 	if c.Config.Native.Rehearsal || c.endpoint() != "" {
-		return c.native(fmt.Sprintf("codex is not usable (%v)", err))
+		return c.native(fmt.Sprintf("codex is not usable: %v", err))
 	}
 	return Engine{}, &config.Problem{
 		Stage: "engine",
 		Err:   fmt.Errorf("nothing here can do the work: %w, and the native engine has no endpoint", err),
-		Hints: []string{
-			"log Codex in: `codex login` (headless: `codex login --device-auth`), then start again",
-			"or name an OpenAI-compatible endpoint: base_url under [engine.native] in " + c.Paths.ConfigFile() + ", or set " + c.Config.Native.APIKeyEnv,
+		Hints: append(hints,
+			"or name an OpenAI-compatible endpoint: base_url under [engine.native] in "+c.Paths.ConfigFile()+", or set "+c.Config.Native.APIKeyEnv,
 			"or look around offline: `towline try`",
-		},
+		),
 		Exit: config.ExitUnavailable,
 	}
 }

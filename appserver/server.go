@@ -67,7 +67,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
 		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime})
 		if err != nil {
-			return nil, err
+			return nil, cfg.running(ctx, url, err)
 		}
 		s.listeners = append(s.listeners, l)
 	}
@@ -86,6 +86,23 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
 	})
 	return s, nil
+}
+
+// running says what it means when the daemon's own socket cannot be had because
+// a daemon answers there.
+func (c Config) running(ctx context.Context, url string, err error) error {
+	if url != "unix://"+c.Paths.Socket() {
+		return err
+	}
+	other, no := transport.Dial(ctx, url)
+	if no != nil {
+		return err
+	}
+	_ = other.Close(nil) // only its presence counts
+	return &config.Problem{
+		Stage: "daemon", Err: fmt.Errorf("one runs already with the home %s", c.Paths.Home()), Exit: config.ExitUnavailable,
+		Hints: []string{"`towline status` shows it; `towline attach` opens its UI", "for a second one, set TOWLINE_HOME to another folder"},
+	}
 }
 
 // Run keeps the engine and the gate alive and serves the listeners until ctx

@@ -88,16 +88,12 @@ func (p Paths) Socket() string { return filepath.Join(p.Runtime, "towline.sock")
 // Ensure makes the folders that are missing (0700), closes those others could
 // read, and refuses those others could write or own.
 func (p Paths) Ensure() error {
-	var errs []error
-	seen := map[string]bool{}
 	for _, dir := range []string{p.Config, p.State, p.Threads(), p.Runtime} {
-		if seen[dir] {
-			continue
+		if err := PrivateDir(dir); err != nil {
+			return err // the others lie beside it or in it
 		}
-		seen[dir] = true
-		errs = append(errs, PrivateDir(dir))
 	}
-	return errors.Join(errs...)
+	return nil
 }
 
 // PrivateDir makes dir private to this user (0700). A folder that others could
@@ -105,7 +101,10 @@ func (p Paths) Ensure() error {
 // could only read is closed to them.
 func PrivateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return &Problem{Stage: "state", Err: err, Exit: ExitConfig}
+		return &Problem{
+			Stage: "state", Err: err, Exit: ExitConfig,
+			Hints: []string{"set TOWLINE_HOME to a folder you may write to, or make that one writable"},
+		}
 	}
 	if err := private(dir, 0o022, "chmod 700 "); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
 	"github.com/charmbracelet/colorprofile"
@@ -130,8 +131,8 @@ func (s silent) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
-// output writes to the terminal and gives up when ctx ends: a terminal that is
-// gone must not hold the program.
+// output writes to the terminal and soon gives up when ctx ends: a terminal that
+// is gone must not hold the program.
 //
 // Where Out is no terminal of this machine, Bubble Tea writes for one whose
 // driver makes "\r\n" of "\n". The terminals at the other end of a network have
@@ -162,17 +163,27 @@ func (o *output) Write(p []byte) (int, error) {
 		buf = bytes.ReplaceAll(buf, []byte("\n"), []byte("\r\n"))
 	}
 	go func() { _, err := o.w.Write(buf); o.done <- err }()
-	select {
-	case err := <-o.done:
-		if err != nil {
-			return 0, err
+	var late <-chan time.Time
+	over := o.ctx.Done()
+	for {
+		select {
+		case err := <-o.done:
+			if err != nil {
+				return 0, err
+			}
+			return len(p), nil
+		case <-over:
+			late, over = time.After(lastWords), nil
+		case <-late:
+			o.busy = true
+			return 0, errGone
 		}
-		return len(p), nil
-	case <-o.ctx.Done():
-		o.busy = true
-		return 0, errGone
 	}
 }
+
+// lastWords is how long a write may take once the client is to end: what leaves
+// the screen as it was is written then.
+const lastWords = 300 * time.Millisecond
 
 // ttyOutput is output that is still known as the terminal it is.
 type ttyOutput struct {

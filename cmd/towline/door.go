@@ -52,6 +52,12 @@ func (h *host) ui(ctx context.Context, s *sshd.Session) int {
 		Size: tui.Size(s.Size), Sizes: sizes(ctx, &served, s.Sizes),
 		Host: h.name, Version: version(), ReattachHint: h.sshCommand(), Log: h.log,
 	})
+	if errors.Is(context.Cause(ctx), sshd.ErrStopping) {
+		// The door says so too, but on the other stream, which a client may show
+		// before the screen is restored.
+		_, _ = fmt.Fprintf(s.Out, "%s is stopping; your threads are kept. Come back when it is up again: %s\n", h.name, h.sshCommand())
+		return config.ExitFailure
+	}
 	if ctx.Err() != nil {
 		return config.ExitFailure // nobody is there to read it
 	}

@@ -22,6 +22,8 @@ func newRoot() *cobra.Command {
 			"  ssh -p 2222 dev-server               its UI, from anywhere\n" +
 			"  towline attach                       the same UI, on this machine\n" +
 			"  codex --remote ws://127.0.0.1:4500   a stock client, after `serve --listen`",
+		Args:          usage(cobra.NoArgs),
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,

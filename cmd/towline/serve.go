@@ -138,7 +138,9 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	if h.door != nil {
 		g.Go(func() error { return h.door.Serve(ctx) })
 	}
-	return g.Wait()
+	err = g.Wait()
+	log.Info("stopped", "err", err)
+	return err
 }
 
 // selfPath is this program, for running it again. Linux has a name for it that
@@ -191,9 +193,7 @@ func announce(out io.Writer, asJSON bool, h *host, ssh config.SSH, e appserver.E
 		fmt.Fprintf(&b, "  ssh        %s\n  host key   %s\n", h.sshCommand(), h.fingerprint())
 	}
 	for _, l := range h.server.Addresses() {
-		if strings.HasPrefix(l, "ws://") {
-			fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
-		}
+		fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
 	}
 	fmt.Fprintf(&b, "  here       towline attach\n")
 	if h.door != nil && !hasKeys(ssh.AuthorizedKeys) {
