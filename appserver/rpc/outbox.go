@@ -16,7 +16,8 @@ type Outbox struct {
 	count  int   // messages queued or being written
 	bytes  int64 // their size
 	err    error
-	signal chan struct{} // capacity 1: the queue may be non-empty, or err set
+	empty  []chan struct{} // closed when nothing waits any more, or err is set
+	signal chan struct{}   // capacity 1: the queue may be non-empty, or err set
 }
 
 // NewOutbox makes an Outbox for s. It does nothing until Run.
@@ -53,7 +54,37 @@ func (o *Outbox) Fail(err error) {
 func (o *Outbox) failLocked(err error) {
 	if o.err == nil {
 		o.err, o.queue = err, nil
+		o.release()
 		o.wake()
+	}
+}
+
+// release lets those go who wait in Flush; o.mu is held.
+func (o *Outbox) release() {
+	for _, ch := range o.empty {
+		close(ch)
+	}
+	o.empty = nil
+}
+
+// Flush waits until everything that was put has been written, or returns why it
+// will not be: the end of the outbox, or of ctx.
+func (o *Outbox) Flush(ctx context.Context) error {
+	o.mu.Lock()
+	if o.err != nil || o.count == 0 {
+		defer o.mu.Unlock()
+		return o.err
+	}
+	ch := make(chan struct{})
+	o.empty = append(o.empty, ch)
+	o.mu.Unlock()
+	select {
+	case <-ch:
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		return o.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
@@ -89,6 +120,9 @@ func (o *Outbox) Run(ctx context.Context) error {
 			o.mu.Lock()
 			o.count--
 			o.bytes -= int64(len(m))
+			if o.count == 0 {
+				o.release()
+			}
 			o.mu.Unlock()
 		}
 		if len(batch) > 1 && err == nil {

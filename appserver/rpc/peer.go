@@ -230,7 +230,12 @@ func (p *Peer) Notify(method string, params any) error {
 // for servers that encode once and send to many, so nobody may change msg.
 func (p *Peer) Send(msg []byte) error { return p.out.Put(msg) }
 
-// Close ends the conversation; Serve returns.
+// Flush waits until everything said so far is written, or returns why it will
+// not be. Serve must be running.
+func (p *Peer) Flush(ctx context.Context) error { return p.out.Flush(ctx) }
+
+// Close ends the conversation; Serve returns. What is not written yet is not
+// said: see Flush.
 func (p *Peer) Close(reason error) {
 	p.out.Fail(reason)
 	_ = p.s.Close(reason)

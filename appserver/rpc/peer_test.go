@@ -192,3 +192,42 @@ func TestPeerDropsWhatItCannotRead(t *testing.T) {
 		t.Errorf("Serve: %v", err)
 	}
 }
+
+// Last words reach a peer that is slow to read.
+func TestFlushBeforeClose(t *testing.T) {
+	const n = 200
+	a, b := Pipe(1)
+	p := NewPeer(b, echo{make(chan string, 8), make(chan *Request, 8)})
+	done := make(chan error, 1)
+	go func() { done <- p.Serve(context.Background()) }()
+	for range n {
+		if err := p.Notify("word", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	short, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := p.Flush(short); !errors.Is(err, context.Canceled) {
+		t.Errorf("a flush nobody waits for: %v", err)
+	}
+	flushed := make(chan error, 1)
+	go func() {
+		err := p.Flush(context.Background())
+		p.Close(ErrClosed)
+		flushed <- err
+	}()
+	heard := 0
+	for {
+		if _, err := a.Read(t.Context()); err != nil {
+			break
+		}
+		heard++
+	}
+	if err := <-flushed; err != nil || heard != n {
+		t.Errorf("heard %d of %d, %v", heard, n, err)
+	}
+	<-done
+	if err := p.Flush(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}

@@ -119,10 +119,7 @@ func (e *Engine) load(id protocol.ThreadID) (l *live, fresh bool, err error) {
 	if l, err := e.get(id); err == nil {
 		return l, false, nil
 	}
-	e.mu.Lock()
-	closing := e.closing
-	e.mu.Unlock()
-	if closing {
+	if e.stopping() {
 		return nil, false, draining()
 	}
 	head, err := e.store.Head(id)
@@ -137,6 +134,13 @@ func (e *Engine) load(id protocol.ThreadID) (l *live, fresh bool, err error) {
 		return nil, false, notStored(id, err)
 	}
 	return e.add(log, h), true, nil
+}
+
+// stopping reports whether nothing new begins any more.
+func (e *Engine) stopping() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.closing
 }
 
 func draining() error {
@@ -174,6 +178,15 @@ func (e *Engine) release(l *live, why error) {
 	e.mu.Unlock()
 	e.broadcast("thread/status/changed", map[string]any{"threadId": l.id, "status": protocol.ThreadStatus{Type: protocol.StatusNotLoaded}})
 	e.broadcast("thread/closed", map[string]any{"threadId": l.id})
+}
+
+// interrupt stops the turn at work, if any. It does not wait for its end.
+func (l *live) interrupt(why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.turn != nil {
+		l.turn.cancel(why)
+	}
 }
 
 // unloadIdle unloads the threads nobody has looked at for a while.

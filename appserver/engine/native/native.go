@@ -36,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -251,18 +252,25 @@ func configWarning(text string) map[string]any {
 	return map[string]any{"summary": text, "details": nil}
 }
 
-// shutDown ends everything the engine started, turns first so that their end
-// still reaches clients.
+// farewell bounds how long clients are given to hear how their turns ended.
+const farewell = 2 * time.Second
+
+// shutDown ends everything the engine started, turns first, and lets clients
+// hear how they ended before it ends their connections.
 func (e *Engine) shutDown() {
 	e.mu.Lock()
 	e.closing = true
 	e.mu.Unlock()
 	e.setReady(false)
 	e.loading.Lock()
+	for _, l := range e.loaded() { // all at once, and then wait for each
+		l.interrupt(errStopping)
+	}
 	for _, l := range e.loaded() {
 		e.release(l, errStopping)
 	}
 	e.loading.Unlock()
+	e.flush()
 	e.end(errStopping)
 	e.wire.Lock()
 	for c := range e.conns {
@@ -271,6 +279,20 @@ func (e *Engine) shutDown() {
 	e.wire.Unlock()
 	e.work.Wait()
 	e.saveIndex()
+}
+
+// flush waits until every client was told everything, the slow ones not for ever.
+func (e *Engine) flush() {
+	ctx, cancel := context.WithTimeout(context.Background(), farewell)
+	defer cancel()
+	e.wire.Lock()
+	conns := slices.Collect(maps.Keys(e.conns))
+	e.wire.Unlock()
+	for _, c := range conns { // the deadline is everybody's
+		if err := c.peer.Flush(ctx); err != nil {
+			e.log.Debug("client left before it heard everything", "client", c.name(), "err", err)
+		}
+	}
 }
 
 func (e *Engine) saveIndex() {

@@ -94,10 +94,7 @@ func (c *conn) create(r *rpc.Request, p *creation, m thread.Meta, s thread.Setti
 	}
 	e.loading.Lock()
 	defer e.loading.Unlock()
-	e.mu.Lock()
-	closing := e.closing
-	e.mu.Unlock()
-	if closing {
+	if e.stopping() {
 		return draining()
 	}
 	var log *thread.Log

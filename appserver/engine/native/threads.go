@@ -58,6 +58,9 @@ func (c *conn) with(id protocol.ThreadID, f func(l *live) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gone {
+		if c.e.stopping() {
+			return draining()
+		}
 		return protocol.Errorf("thread not found: %s", id)
 	}
 	return f(l)

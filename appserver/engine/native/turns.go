@@ -155,6 +155,9 @@ func (l *live) sample(ctx context.Context, id string, in agent.Turn) agent.Outco
 // is given to the agent afterwards, within the same turn.
 func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Context, id string) agent.Outcome) error {
 	e := l.e
+	if e.stopping() {
+		return draining()
+	}
 	t := &running{id: thread.NewID(), began: e.now(), agent: byAgent, done: make(chan struct{})}
 	if err := l.record(thread.TurnStarted(t.id)); err != nil {
 		return fmt.Errorf("store turn: %w", err)
@@ -176,6 +179,9 @@ func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Co
 	}) {
 		l.turn = nil
 		cancel(nil)
+		if err := l.record(thread.TurnEnded(t.id, protocol.TurnInterrupted, nil)); err != nil {
+			e.log.Error("end of turn not stored", "thread", l.id, "turn", t.id, "err", err)
+		}
 		return draining()
 	}
 	reply(t.id)

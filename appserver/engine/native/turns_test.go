@@ -434,3 +434,98 @@ func TestARepeatedCommandKeepsItsProcessID(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestStoppingTellsHowTurnsEnded(t *testing.T) {
+	h := start(t, nil)
+	a, b := h.connect(), h.connect()
+	one := a.begin(nil)
+	two := a.begin(map[string]any{"approvalPolicy": "untrusted", "sandbox": "danger-full-access"})
+	b.call("thread/resume", map[string]any{"threadId": two})
+	slow := a.say(one, "slow")
+	asked := a.say(two, "run echo never")
+	a.method(0, "item/agentMessage/delta")
+	b.method(0, protocol.ReqCommandApproval)
+	h.stop()
+	for c, turns := range map[*client][]string{a: {slow, asked}, b: {asked}} {
+		<-c.done // the connection has ended, and everything said on it was heard
+		for _, turn := range turns {
+			c.mu.Lock()
+			if !slices.ContainsFunc(c.notes, func(n note) bool {
+				end := protocol.Field(n.Params, "turn")
+				return n.Method == "turn/completed" && protocol.StringField(end, "id") == turn && protocol.StringField(end, "status") == protocol.TurnInterrupted
+			}) {
+				t.Errorf("a client was not told that turn %s was interrupted", turn)
+			}
+			c.mu.Unlock()
+		}
+	}
+	c := restart(t, h).connect()
+	for _, id := range []protocol.ThreadID{one, two} {
+		var page protocol.TurnsPage
+		c.read(c.call("thread/turns/list", map[string]any{"threadId": id}), &page)
+		if len(page.Data) != 1 || page.Data[0].Status != protocol.TurnInterrupted || page.Data[0].CompletedAt == nil {
+			t.Errorf("stored: %+v", page.Data)
+		}
+	}
+}
+
+func TestSettingsOfARunningTurn(t *testing.T) {
+	h := start(t, nil)
+	c := h.connect()
+	id := c.begin(map[string]any{"approvalPolicy": "untrusted", "sandbox": "danger-full-access"})
+	turn := c.say(id, "run echo hi")
+	ask := c.method(0, protocol.ReqCommandApproval)
+	update := func(p map[string]any) string {
+		t.Helper()
+		p["threadId"] = id
+		return protocol.StringField(c.call("turn/settings/update", p), "status")
+	}
+	if got := update(map[string]any{"turnId": "nope", "effort": "high"}); got != "targetUnavailable" {
+		t.Errorf("another turn: %s", got)
+	}
+	if got := update(map[string]any{"turnId": turn, "effort": "high", "model": "other"}); got != "applied" {
+		t.Errorf("this turn: %s", got)
+	}
+	c.refused("turn/settings/update", map[string]any{"threadId": id, "turnId": turn, "environments": []any{}}, "cannot be changed")
+	c.reply(ask, protocol.Decide(protocol.DecisionAccept))
+	c.finish(turn)
+	sent := func(want string) {
+		t.Helper()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !strings.Contains(h.sent, want) {
+			t.Errorf("no %s in %.300s", want, h.sent)
+		}
+	}
+	sent(`"Model":"other"`)
+	sent(`"Effort":"high"`)
+	if got := update(map[string]any{"turnId": turn, "effort": "low"}); got != "targetUnavailable" {
+		t.Errorf("an ended turn: %s", got)
+	}
+	c.finish(c.say(id, "hello"))
+	sent(`"Model":"gpt-5.5"`) // the thread's own again
+}
+
+// A granular policy asks about leaving the sandbox, or refuses it.
+func TestGranularApprovals(t *testing.T) {
+	h := start(t, nil)
+	c := h.connect()
+	granular := func(sandbox bool) map[string]any {
+		return map[string]any{"granular": map[string]any{"mcp_elicitations": true, "rules": true, "sandbox_approval": sandbox}}
+	}
+	for asks, says := range map[bool]string{true: "Approvals: on-request", false: "Approvals: never"} {
+		id := c.begin(map[string]any{"approvalPolicy": granular(asks), "sandbox": "read-only"})
+		c.finish(c.say(id, "hello"))
+		h.mu.Lock()
+		if !strings.Contains(h.sent, says) {
+			t.Errorf("sandbox_approval %v: no %q in what the model is told", asks, says)
+		}
+		h.mu.Unlock()
+		var got protocol.ThreadOpened
+		c.read(c.call("thread/resume", map[string]any{"threadId": id}), &got)
+		if protocol.Field(got.ApprovalPolicy, "granular") == nil {
+			t.Errorf("clients see %s", got.ApprovalPolicy)
+		}
+	}
+	c.refused("thread/start", map[string]any{"approvalPolicy": map[string]any{"granular": map[string]any{"rules": true}}}, "unknown variant")
+}
