@@ -110,6 +110,7 @@ func TestSameAsCodex(t *testing.T) {
 			theirs := playCodex(t, binary, dir, sc)
 			compare(t, "seen by clients", slices.DeleteFunc(slices.Clone(ours), empty), slices.DeleteFunc(theirs, empty))
 			compare(t, "told to the model", told, plainTold(sc, dir))
+			compareRequests(t, st.script.requests, sc.requests)
 		})
 	}
 }

@@ -279,3 +279,41 @@ func TestNothingHappensUnlessRecorded(t *testing.T) {
 		t.Errorf("errors = %v", e)
 	}
 }
+
+// A note waits for the running turn's next sample, and is recorded at once
+// without a turn. Nothing is lost between the two.
+func TestNotes(t *testing.T) {
+	release := make(chan struct{})
+	st := newStage(t,
+		func(w io.Writer, _ *http.Request) {
+			done(w, shell("c1", "echo hi"))
+			<-release
+			completed(w, 10)
+		},
+		say(words("second")), say(words("third")))
+	ended := make(chan agent.Outcome)
+	go func() { ended <- st.run("t1", "hi", nil) }()
+	st.wait("completed", func(e event) bool { return e.item.Type() == "commandExecution" })
+	if err := st.session.Note(st, "during"); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	<-ended
+	in := st.script.input(1)
+	if last := string(in[len(in)-1]); !strings.Contains(last, "during") {
+		t.Errorf("the last input is %s", last)
+	}
+	before := len(st.recorded)
+	if err := st.session.Note(st, "between"); err != nil || len(st.recorded) != before+1 {
+		t.Errorf("%d recorded, %v", len(st.recorded)-before, err)
+	}
+	st.ok("t2", "more", nil)
+	joinedIn := joined(st.script.input(2))
+	if a, b := strings.Index(joinedIn, "between"), strings.Index(joinedIn, "more"); a < 0 || b < a {
+		t.Errorf("input %s", joinedIn)
+	}
+	valid(t, st.recorded)
+	if a, b := asJSON(st.recorded), asJSON(st.session.History()); a != b {
+		t.Errorf("on disk %s\nin memory %s", a, b)
+	}
+}
