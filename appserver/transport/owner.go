@@ -22,8 +22,11 @@ func (l *Listener) owned(c net.Conn) (remote string, err error) {
 			return "", fmt.Errorf("cannot tell whose process this is: %w", err)
 		case cred.uid != l.uid:
 			return "", fmt.Errorf("this socket serves uid %d only", l.uid)
-		case cred.pid == 0:
+		case cred.pid == 0: // unknown, or in a container beside ours
 			return "unix", nil
+		}
+		if err := unconfined(cred.pid); err != nil {
+			return "", err
 		}
 		return fmt.Sprintf("pid %d", cred.pid), nil
 	}
@@ -32,14 +35,23 @@ func (l *Listener) owned(c net.Conn) (remote string, err error) {
 	if err := errors.Join(err1, err2); err != nil {
 		return "", err
 	}
-	uid, err := socketOwner(client, server)
+	o, err := socketOwner(client, server)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("cannot tell whose process this is: %w", err)
-	case uid != l.uid:
+	case o.uid != l.uid:
 		return "", fmt.Errorf("this port serves processes of uid %d only", l.uid)
 	}
+	if err := unconfinedHolder(o.uid, o.inode); err != nil {
+		return "", err
+	}
 	return client.String(), nil
+}
+
+// socket is what the kernel's table says of the client's end of a connection.
+type socket struct {
+	uid   uint32
+	inode uint64
 }
 
 // credentials are what the kernel says about a unix socket's other end; pid is
@@ -70,33 +82,34 @@ const established = "01"
 //	sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode …
 //
 // The first line is a heading.
-func findOwner(table io.Reader, local, remote string) (uid uint32, found bool, err error) {
+func findOwner(table io.Reader, local, remote string) (o socket, found bool, err error) {
 	sc := bufio.NewScanner(table)
 	for rows := 0; sc.Scan(); rows++ {
 		if rows == maxRows {
-			return 0, false, errTableIsBig
+			return socket{}, false, errTableIsBig
 		}
 		// Most rows are somebody else's: look before splitting.
 		if !bytes.Contains(sc.Bytes(), []byte(local)) {
 			continue
 		}
 		f := bytes.Fields(sc.Bytes())
-		if len(f) < 8 || string(f[1]) != local || string(f[2]) != remote || string(f[3]) != established {
+		if len(f) < 10 || string(f[1]) != local || string(f[2]) != remote || string(f[3]) != established {
 			continue
 		}
-		n, err := strconv.ParseUint(string(f[7]), 10, 32)
-		if err != nil {
-			return 0, false, errBadTable
+		n, err1 := strconv.ParseUint(string(f[7]), 10, 32)
+		inode, err2 := strconv.ParseUint(string(f[9]), 10, 64)
+		if err1 != nil || err2 != nil {
+			return socket{}, false, errBadTable
 		}
-		if found && uid != uint32(n) {
-			return 0, false, errAmbiguous
+		if found && o.uid != uint32(n) {
+			return socket{}, false, errAmbiguous
 		}
-		uid, found = uint32(n), true
+		o, found = socket{uint32(n), inode}, true
 	}
 	if err := sc.Err(); err != nil {
-		return 0, false, errBadTable
+		return socket{}, false, errBadTable
 	}
-	return uid, found, nil
+	return o, found, nil
 }
 
 // tableAddress writes an address as the kernel's tables do: 32-bit words of the

@@ -9,8 +9,8 @@ import (
 )
 
 // socketOwner is not known here: nobody comes in by TCP without authentication.
-func socketOwner(netip.AddrPort, netip.AddrPort) (uint32, error) {
-	return 0, errors.New("this system does not show who owns a TCP connection; use a unix socket")
+func socketOwner(netip.AddrPort, netip.AddrPort) (socket, error) {
+	return socket{}, errors.New("this system does not show who owns a TCP connection; use a unix socket")
 }
 
 func peerCredentials(c *net.UnixConn) (credentials, error) {

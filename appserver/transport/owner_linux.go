@@ -16,20 +16,20 @@ import (
 // socketOwner finds who made the client's end of a TCP connection on this
 // machine. It is looked up in the table of the network namespace this process
 // lives in, so a client elsewhere is not found, which is what it should be.
-func socketOwner(client, server netip.AddrPort) (uint32, error) {
+func socketOwner(client, server netip.AddrPort) (socket, error) {
 	// The kernel hands out the table in pieces and can skip a row when others
 	// vanish between two of them.
 	const tries = 3
 	for range tries {
-		uid, found, err := scanTables(client, server)
+		o, found, err := scanTables(client, server)
 		if err != nil || found {
-			return uid, err
+			return o, err
 		}
 	}
-	return 0, errNoRow
+	return socket{}, errNoRow
 }
 
-func scanTables(client, server netip.AddrPort) (uid uint32, found bool, err error) {
+func scanTables(client, server netip.AddrPort) (o socket, found bool, err error) {
 	for _, t := range []struct {
 		path string
 		v6   bool
@@ -42,20 +42,20 @@ func scanTables(client, server netip.AddrPort) (uid uint32, found bool, err erro
 			continue // a kernel without IPv6
 		}
 		if err != nil {
-			return 0, false, err
+			return socket{}, false, err
 		}
 		u, ok, err := findOwner(f, tableAddress(client, t.v6), tableAddress(server, t.v6))
 		_ = f.Close() // read-only
 		switch {
 		case err != nil:
-			return 0, false, err
-		case ok && found && u != uid:
-			return 0, false, errAmbiguous
+			return socket{}, false, err
+		case ok && found && u.uid != o.uid:
+			return socket{}, false, errAmbiguous
 		case ok:
-			uid, found = u, true
+			o, found = u, true
 		}
 	}
-	return uid, found, nil
+	return o, found, nil
 }
 
 func peerCredentials(c *net.UnixConn) (credentials, error) {

@@ -12,7 +12,7 @@ import (
 // belongs to, nobody comes in without authentication.
 var errUnknowable = errors.New("this system does not show who owns a connection")
 
-func socketOwner(netip.AddrPort, netip.AddrPort) (uint32, error) { return 0, errUnknowable }
+func socketOwner(netip.AddrPort, netip.AddrPort) (socket, error) { return socket{}, errUnknowable }
 
 func peerCredentials(*net.UnixConn) (credentials, error) { return credentials{}, errUnknowable }
 

@@ -35,14 +35,14 @@ func TestSocketOwnerFindsTheClientsEnd(t *testing.T) {
 			}
 			defer func() { _ = s.Close() }()
 			client, server := netip.MustParseAddrPort(s.RemoteAddr().String()), netip.MustParseAddrPort(s.LocalAddr().String())
-			uid, err := socketOwner(client, server)
-			if err != nil || int(uid) != os.Geteuid() {
-				t.Errorf("owner = %d, %v", uid, err)
+			o, err := socketOwner(client, server)
+			if err != nil || o.inode == 0 || int(o.uid) != os.Geteuid() {
+				t.Errorf("owner = %+v, %v", o, err)
 			}
 			// A connection that is over has no owner: the kernel then shows root's.
 			_ = c.Close()
-			if uid, err := socketOwner(client, server); err == nil {
-				t.Errorf("after the end, owner = %d", uid)
+			if o, err := socketOwner(client, server); err == nil {
+				t.Errorf("after the end, owner = %+v", o)
 			}
 		})
 	}
@@ -81,9 +81,9 @@ func TestFindOwner(t *testing.T) {
 		"windows line ends":  {strings.ReplaceAll(row(client, server, "01", "5"), "\n", "\r\n"), 5, true, nil},
 		"nothing but spaces": {"    \n \n", 0, false, nil},
 	} {
-		uid, found, err := findOwner(strings.NewReader(heading+tc.table), client, server)
-		if uid != tc.uid || found != tc.found || err != tc.err {
-			t.Errorf("%s: %d, %v, %v", name, uid, found, err)
+		o, found, err := findOwner(strings.NewReader(heading+tc.table), client, server)
+		if o.uid != tc.uid || (o.inode == 20601) != found || found != tc.found || err != tc.err {
+			t.Errorf("%s: %+v, %v, %v", name, o, found, err)
 		}
 	}
 }
@@ -116,19 +116,19 @@ func FuzzFindOwner(f *testing.F) {
 	f.Add(row(client, server, "01", "99999999999"))
 	f.Add("0100007F:C350 0100007F:C350 0100007F:1F90 01")
 	f.Fuzz(func(t *testing.T, table string) {
-		uid, found, err := findOwner(strings.NewReader(table), client, server)
-		if found && err != nil || !found && uid != 0 {
-			t.Fatalf("%d, %v, %v", uid, found, err)
+		o, found, err := findOwner(strings.NewReader(table), client, server)
+		if found && err != nil || !found && o != (socket{}) {
+			t.Fatalf("%+v, %v, %v", o, found, err)
 		}
 		if !found {
 			return
 		}
 		// An answer must stand in one row: address, address, state.
 		for line := range strings.SplitSeq(table, "\n") {
-			if f := strings.Fields(line); len(f) >= 8 && f[1] == client && f[2] == server && f[3] == established {
+			if f := strings.Fields(line); len(f) >= 10 && f[1] == client && f[2] == server && f[3] == established {
 				return
 			}
 		}
-		t.Fatalf("uid %d comes from nowhere", uid)
+		t.Fatalf("%+v comes from nowhere", o)
 	})
 }
