@@ -46,6 +46,10 @@ type command struct {
 	// instead is the id of the process this one repeats; "" for a first try.
 	instead string
 
+	// typing is held while input is sent and told of, so that the item completes
+	// after clients heard what ended it. Taken before mu.
+	typing sync.Mutex
+
 	// mu guards what follows; it is held over the start of the process, so that
 	// the item is announced before its first output.
 	mu     sync.Mutex
@@ -151,6 +155,8 @@ func (c *command) announceLocked(source string) {
 // complete ends the item with what the process left, or with status and output
 // when there was none.
 func (c *command) complete(status, output string, exit *int) {
+	c.typing.Lock()
+	defer c.typing.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.body.Status = status

@@ -37,12 +37,8 @@ func (t *turn) writeStdin(call *call) result {
 	yield := yieldTime(a.Yield, 5*time.Second, 5*time.Second, 5*time.Minute)
 	if a.Chars != "" {
 		yield = yieldTime(a.Yield, minYield, minYield, maxYield)
-		switch err := c.proc.Write([]byte(a.Chars)); {
-		case err == nil:
-			t.notify("item/commandExecution/terminalInteraction", map[string]any{
-				"threadId": t.s.cfg.ThreadID, "turnId": c.t.ID, "itemId": c.item.ID, "processId": id, "stdin": a.Chars,
-			})
-		case errors.Is(err, exec.ErrExited): // what it said last follows
+		switch err := c.typeIn(t, a.Chars); {
+		case err == nil, errors.Is(err, exec.ErrExited): // what it said last follows
 		case errors.Is(err, exec.ErrNoStdin):
 			return text("write_stdin failed: stdin is closed for this session; rerun exec_command with tty=true to keep it open")
 		default:
@@ -64,6 +60,19 @@ func (t *turn) writeStdin(call *call) result {
 	t.s.mu.Unlock()
 	code := c.proc.ExitCode()
 	return text("%s", report(took, &code, "", got, a.MaxTokens))
+}
+
+// typeIn sends input to the process and tells clients of it.
+func (c *command) typeIn(t *turn, chars string) error {
+	c.typing.Lock()
+	defer c.typing.Unlock()
+	if err := c.proc.Write([]byte(chars)); err != nil {
+		return err
+	}
+	t.notify("item/commandExecution/terminalInteraction", map[string]any{
+		"threadId": t.s.cfg.ThreadID, "turnId": c.t.ID, "itemId": c.item.ID, "processId": c.proc.ID(), "stdin": chars,
+	})
+	return nil
 }
 
 // sessionID reads a number, or the same number as a string.
