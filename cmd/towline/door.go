@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,12 +51,12 @@ func (h *host) ui(ctx context.Context, s *sshd.Session) int {
 		},
 		In: s.In, Out: s.Out, Environ: s.Environ,
 		Size: tui.Size(s.Size), Sizes: sizes(ctx, &served, s.Sizes),
-		Host: h.name, Version: version(), ReattachHint: h.sshCommand(), Log: h.log,
+		Host: h.name, Version: version(), ReattachHint: cmp.Or(h.comeBack, h.sshCommand()), Log: h.log,
 	})
 	if errors.Is(context.Cause(ctx), sshd.ErrStopping) {
 		// The door says so too, but on the other stream, which a client may show
 		// before the screen is restored.
-		_, _ = fmt.Fprintf(s.Out, "%s is stopping; your threads are kept. Come back when it is up again: %s\n", h.name, h.sshCommand())
+		_, _ = fmt.Fprintf(s.Out, "%s is stopping; your threads are kept. Come back when it is up again: %s\n", h.name, cmp.Or(h.comeBack, h.sshCommand()))
 		return config.ExitFailure
 	}
 	if ctx.Err() != nil {

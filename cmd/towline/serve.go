@@ -27,6 +27,7 @@ type serveOptions struct {
 	json                       bool
 	verbose                    bool
 	stopWithStdin              bool
+	comeBack                   string
 }
 
 func newServe() *cobra.Command {
@@ -66,7 +67,10 @@ func newServe() *cobra.Command {
 	// For programs that start a host and may be killed: their end of the pipe
 	// closes whatever happens to them.
 	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
-	_ = f.MarkHidden("stop-with-stdin") // it exists
+	f.StringVar(&o.comeBack, "come-back", "", "what people type to come back, when it is not ssh")
+	for _, name := range []string{"stop-with-stdin", "come-back"} {
+		_ = f.MarkHidden(name) // it exists
+	}
 	return c
 }
 
@@ -118,7 +122,7 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	if err != nil {
 		return err
 	}
-	h := &host{log: log, name: hostName()}
+	h := &host{log: log, name: hostName(), comeBack: o.comeBack}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, Log: log,
@@ -138,9 +142,8 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	if h.door != nil {
 		g.Go(func() error { return h.door.Serve(ctx) })
 	}
-	err = g.Wait()
-	log.Info("stopped", "err", err)
-	return err
+	defer log.Info("stopped")
+	return g.Wait()
 }
 
 // selfPath is this program, for running it again. Linux has a name for it that
@@ -213,7 +216,9 @@ type host struct {
 	server *appserver.Server
 	door   *sshd.Server // nil when ssh.listen is "off"
 	name   string
-	log    *slog.Logger
+	// comeBack is what to type to get here again; empty is ssh.
+	comeBack string
+	log      *slog.Logger
 }
 
 func (h *host) describe(st *protocol.HostStatus) {

@@ -169,7 +169,7 @@ func (t trial) start(ctx context.Context, self string) (serving, ready, error) {
 	}
 	defer func() { _ = logFile.Close() }() // the child has its own
 	// Not bound to ctx: Ctrl-C in ssh must not end the host before ssh has.
-	c := exec.Command(self, "serve", "--json", "--stop-with-stdin", "--project", t.path("project")) //nolint:noctx // see above; stop ends it
+	c := exec.Command(self, "serve", "--json", "--stop-with-stdin", "--project", t.path("project"), "--come-back", strings.Join(os.Args, " ")) //nolint:noctx // see above; stop ends it
 	c.Env = append(os.Environ(), "TOWLINE_HOME="+t.home())
 	c.Stderr = logFile
 	c.SysProcAttr = ownGroup()

@@ -303,15 +303,16 @@ func (p *Prompt) foot(l Look, w int) (lines []string, x, y int) {
 		return text.Wrap(l.Refused, w), -1, 0
 	}
 	if p.reason != nil {
-		rows, cx, cy := p.reason.Layout(w - 5)
+		const label = "tell it why: " // the question above has a "why" of its own
+		rows, cx, cy := p.reason.Layout(w - len(label))
 		for i, r := range rows {
-			lead := "     "
+			lead := strings.Repeat(" ", len(label))
 			if i == 0 {
-				lead = th.Bold.Render("why: ")
+				lead = th.Bold.Render(label)
 			}
 			lines = append(lines, lead+r)
 		}
-		return append(lines, th.Dim.Render("enter deny   esc back")), cx + 5, cy
+		return append(lines, th.Dim.Render("enter deny   esc back")), cx + len(label), cy
 	}
 	if p.form != nil {
 		return p.form.render(th, w, max(l.Height-4, 3))
