@@ -145,10 +145,19 @@ func (c *conn) serve() {
 	c.mu.Lock()
 	a := c.attempt
 	c.mu.Unlock()
-	if a.err != nil {
-		c.log.Info("login refused", "user", a.user, "key", a.key, "why", a.err)
-		c.audit(EventDenied, access.Principal{}, slog.String("key", a.key), slog.String("why", a.err.Error()))
+	if a.err == nil {
+		return
 	}
+	ok, lost := c.s.refusals.take()
+	if !ok {
+		return
+	}
+	c.log.Info("login refused", "user", a.user, "key", a.key, "why", a.err, "not_told", lost)
+	attrs := []slog.Attr{slog.String("key", a.key), slog.String("why", a.err.Error())}
+	if lost > 0 {
+		attrs = append(attrs, slog.Int("notTold", lost))
+	}
+	c.audit(EventDenied, access.Principal{}, attrs...)
 }
 
 // begin takes a session's place; its reason is told to the client.

@@ -126,7 +126,7 @@ func TestDefect12OneSourceIsAnAddressOrAPrefix(t *testing.T) {
 	must(t, err)
 	p.free()
 	p.free()
-	if p.s.waiting != 0 || len(p.s.sources) != 0 || p.admit() {
+	if p.s.waiting != 0 || len(p.s.sources) != 0 || p.admit(true) {
 		t.Errorf("a place given back twice: %+v", p.s)
 	}
 }
@@ -504,4 +504,48 @@ func TestSignalEndsASession(t *testing.T) {
 	if st := exitStatus(t, s.Wait()); st != 130 {
 		t.Errorf("status %d", st)
 	}
+}
+
+// Whoever reaches the port can be refused as often as they like; the audit file
+// must not grow with them, and must say that there were more.
+func TestRefusedLoginsDoNotFillTheAudit(t *testing.T) {
+	now := time.Unix(1000, 0)
+	q := quota{most: 2, now: func() time.Time { return now }}
+	for i, want := range []bool{true, true, false, false, false} {
+		if ok, lost := q.take(); ok != want || lost != 0 {
+			t.Errorf("refusal %d: %v, %d", i, ok, lost)
+		}
+	}
+	now = now.Add(time.Minute)
+	if ok, lost := q.take(); !ok || lost != 3 {
+		t.Errorf("a minute later: %v, %d", ok, lost)
+	}
+
+	h := start(t, nil)
+	h.refusals.most = 1
+	for range 4 {
+		if c, err := h.tryDial(h.clientConfig(newKey(t).signer)); err == nil {
+			_ = c.Close()
+			t.Fatal("a stranger logged in")
+		}
+	}
+	eventually(t, "all four are gone", func() bool { return h.connections() == 0 })
+	if n := len(h.audited(EventDenied)); n != 1 {
+		t.Errorf("%d refusals are audited, want 1", n)
+	}
+}
+
+// A key with a lesser role cannot take every place and shut the owner out.
+func TestLesserKeysLeaveTheOwnerAPlace(t *testing.T) {
+	h := start(t, func(c *Config) { c.Limits.Connections = 4 })
+	eve := newKey(t)
+	h.authorize(h.key.line("ana"), `environment="TOWLINE_ROLE=operator" `+eve.line("eve"))
+	for range 3 {
+		h.dialAs(eve)
+	}
+	if c, err := h.tryDial(h.clientConfig(eve.signer)); err == nil {
+		_ = c.Close()
+		t.Error("a lesser key took the last place")
+	}
+	h.dial()
 }

@@ -8,6 +8,7 @@ import (
 
 	gossh "golang.org/x/crypto/ssh"
 
+	"towline/appserver/protocol"
 	"towline/sshd/auth"
 )
 
@@ -53,7 +54,7 @@ func (c *conn) proved(meta gossh.ConnMetadata, key gossh.PublicKey, perms *gossh
 	if err != nil {
 		return nil, err
 	}
-	if !c.place.admit() {
+	if !c.place.admit(grant.Role == protocol.RoleAdmin) {
 		c.log.Warn("login refused", "why", errFull)
 		return nil, errFull
 	}

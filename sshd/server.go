@@ -35,6 +35,10 @@ import (
 // version is all that is told about the software before login.
 const version = "Towline"
 
+// maxRefusedLogins is how many refused logins a minute are logged and audited
+// one by one; anybody who reaches the port can cause them.
+const maxRefusedLogins = 60
+
 // Why the server ends a session, for context.Cause. The client reads them.
 var (
 	ErrStopping = errors.New("the host is stopping")
@@ -52,6 +56,7 @@ type Server struct {
 	host     gossh.PublicKey
 	startups *startups
 	turned   turnedAway
+	refusals quota // of lines about logins refused
 
 	mu    sync.Mutex // guards conns
 	conns map[*conn]struct{}
@@ -68,7 +73,10 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log, startups: newStartups(cfg.Limits), conns: map[*conn]struct{}{}}
+	s := &Server{
+		cfg: cfg, log: cfg.Log, startups: newStartups(cfg.Limits), conns: map[*conn]struct{}{},
+		refusals: quota{most: maxRefusedLogins, now: time.Now},
+	}
 	pem, public, err := hostKey(cfg.HostKeyFile)
 	if err != nil {
 		return nil, err

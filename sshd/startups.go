@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // Why a connection is turned away before a word is exchanged.
@@ -80,11 +81,16 @@ func (s *startups) drop() bool {
 }
 
 // admit moves the place inside: its connection has logged in. It reports
-// whether there was room.
-func (p *place) admit() bool {
+// whether there was room. An eighth is the owner's, so that nobody who was given
+// a lesser role can shut the owner out by taking every place.
+func (p *place) admit(owner bool) bool {
 	p.s.mu.Lock()
 	defer p.s.mu.Unlock()
-	if p.state != placeWaiting || p.s.inside >= p.s.lim.Connections {
+	room := p.s.lim.Connections
+	if !owner {
+		room -= (room + 7) / 8
+	}
+	if p.state != placeWaiting || p.s.inside >= room {
 		return false
 	}
 	p.leaveLocked()
@@ -111,6 +117,35 @@ func (p *place) leaveLocked() {
 	case placeInside:
 		p.s.inside--
 	}
+}
+
+// quota lets a number of things through a minute and counts the rest: what any
+// stranger can cause must not fill a disk.
+type quota struct {
+	most int
+	now  func() time.Time
+
+	mu    sync.Mutex // guards what follows
+	since time.Time
+	used  int
+	lost  int
+}
+
+// take reports whether there is room for one more, and how many found none
+// since the last that did.
+func (q *quota) take() (ok bool, lost int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if now := q.now(); now.Sub(q.since) >= time.Minute {
+		q.since, q.used = now, 0
+	}
+	if q.used >= q.most {
+		q.lost++
+		return false, 0
+	}
+	q.used++
+	lost, q.lost = q.lost, 0
+	return true, lost
 }
 
 // addrOf is where a connection comes from; invalid when it is not TCP.
