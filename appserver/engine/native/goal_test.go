@@ -114,6 +114,12 @@ func TestQueuedMessagesAreChangedReorderedAndStarted(t *testing.T) {
 	if a, b, z := strings.Index(list, "hello three"), strings.Index(list, "hello ONE"), strings.Index(list, "hello two"); a < 0 || b < a || z < b {
 		t.Errorf("queue = %s", list)
 	}
+	one := c.call("thread/queue/list", map[string]any{"threadId": id, "limit": 2})
+	two := c.call("thread/queue/list", map[string]any{"threadId": id, "limit": 2, "cursor": protocol.StringField(one, "nextCursor")})
+	if strings.Contains(string(one), "hello two") || !strings.Contains(string(two), "hello two") || protocol.StringField(two, "nextCursor") != "" {
+		t.Errorf("pages %s and %s", one, two)
+	}
+	c.refused("thread/queue/list", map[string]any{"threadId": id, "cursor": "x"}, "invalid cursor")
 
 	// An interrupt leaves the queue alone until somebody starts it.
 	c.call("turn/interrupt", map[string]any{"threadId": id, "turnId": turn})
@@ -129,8 +135,8 @@ func TestQueuedMessagesAreChangedReorderedAndStarted(t *testing.T) {
 	})
 	c.finish(protocol.StringField(last.Params, "turnId"))
 	items := string(c.call("thread/items/list", map[string]any{"threadId": id}))
-	two, three, one := strings.Index(items, `"text":"hello two"`), strings.Index(items, `"text":"hello three"`), strings.Index(items, `"text":"hello ONE"`)
-	if two < 0 || three < two || one < three {
+	second, third, first := strings.Index(items, `"text":"hello two"`), strings.Index(items, `"text":"hello three"`), strings.Index(items, `"text":"hello ONE"`)
+	if second < 0 || third < second || first < third {
 		t.Errorf("items = %s", items)
 	}
 	c.refused("thread/queue/start", map[string]any{"threadId": id}, "queue is empty")

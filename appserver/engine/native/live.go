@@ -127,7 +127,7 @@ func (e *Engine) load(id protocol.ThreadID) (l *live, fresh bool, err error) {
 		return nil, false, notStored(id, err)
 	}
 	if head.Archived {
-		return nil, false, protocol.Errorf("session %s is archived. Run `codex unarchive %s` to restore it first", id, id)
+		return nil, false, protocol.Errorf("session %s is archived. Run `codex unarchive %s` to unarchive it first.", id, id)
 	}
 	log, h, err := e.store.Open(id)
 	if err != nil {

@@ -79,7 +79,7 @@ func cut[T any](all []T, key func(*T) string, p pageRequest, usual int, ascendin
 	if given {
 		i := slices.IndexFunc(all, func(v T) bool { return key(&v) == pos.key })
 		if i < 0 {
-			return nil, nil, nil, protocol.Errorf("invalid cursor: %s", p.Cursor)
+			return nil, nil, nil, protocol.Errorf("invalid cursor: %s", pos.key)
 		}
 		if !pos.inclusive {
 			i++

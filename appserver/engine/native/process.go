@@ -27,7 +27,7 @@ type process struct {
 // its exit code; it must be called.
 func (c *conn) launch(l *launch) (pr *process, wait func() int, err error) {
 	if len(l.Command) == 0 || l.Command[0] == "" {
-		return nil, nil, protocol.Errorf("%s command must not be empty", l.kind)
+		return nil, nil, protocol.Errorf("command must not be empty")
 	}
 	pr = &process{kind: l.kind, id: l.id, writes: make(chan func(), writesWaiting)}
 	pr.mgr = exec.NewManager(exec.Config{Sandbox: c.e.box, Env: c.e.envWithout(l.Env), Log: c.e.log})

@@ -2,6 +2,7 @@ package native
 
 import (
 	"slices"
+	"strconv"
 
 	"towline/appserver/engine/native/thread"
 	"towline/appserver/protocol"
@@ -188,7 +189,11 @@ func (l *live) queueChanged(r *rpc.Request, q []thread.Queued, result any) error
 }
 
 func (c *conn) queueList(r *rpc.Request) (any, error) {
-	var p threadParam
+	var p struct {
+		threadParam
+		Cursor string `json:"cursor"`
+		Limit  *int   `json:"limit"`
+	}
 	if err := decode(r, &p, "threadId"); err != nil {
 		return nil, err
 	}
@@ -203,11 +208,23 @@ func (c *conn) queueList(r *rpc.Request) (any, error) {
 		}
 		waiting = h.Queue
 	}
+	from := 0
+	if p.Cursor != "" {
+		var err error
+		if from, err = strconv.Atoi(p.Cursor); err != nil || from < 0 {
+			return nil, protocol.Errorf("invalid cursor: %s", p.Cursor)
+		}
+	}
+	waiting = waiting[min(from, len(waiting)):]
+	var next *string
+	if limit := pageSize(p.Limit, maxQueued); len(waiting) > limit {
+		waiting, next = waiting[:limit], optional(strconv.Itoa(from+limit))
+	}
 	list := []submission{}
 	for _, q := range waiting {
 		list = append(list, submissionOf(q))
 	}
-	return page{Data: list}, nil
+	return page{list, next}, nil
 }
 
 func (c *conn) queueDelete(r *rpc.Request) (any, error) {

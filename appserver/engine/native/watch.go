@@ -1,7 +1,6 @@
 package native
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -131,15 +130,10 @@ func look(path string) (map[string]seen, error) {
 	if err != nil {
 		return nil, osError(err)
 	}
-	defer func() { _ = d.Close() }() // read-only
-	entries, err := d.ReadDir(maxWatchEntries + 1)
+	defer func() { _ = d.Close() }()             // read-only
+	entries, _ := d.ReadDir(maxWatchEntries + 1) // what cannot be read is not there: it says so again when it can
 	if len(entries) > maxWatchEntries {
 		return nil, protocol.Errorf("%s holds more than %d entries, too many to watch", path, maxWatchEntries)
-	}
-	if err != nil && len(entries) == 0 && !errors.Is(err, os.ErrNotExist) {
-		if _, serr := d.Stat(); serr != nil {
-			return nil, osError(err)
-		}
 	}
 	for _, de := range entries {
 		fi, err := de.Info()
