@@ -212,10 +212,16 @@ func sameJSON(a, b json.RawMessage) bool {
 	return x != nil && bytes.Equal(x, y)
 }
 
-// redact takes out of an answer what the question called a secret: the ledger
+// redact takes out of an answer what the question called a secret, and what was
+// filled into a form: everyone who may read sees the ledger. The ledger
 // says that and by whom it was answered, not what the secret is.
 func redact(q *question, result json.RawMessage) json.RawMessage {
-	if q.method != protocol.ReqUserInput {
+	switch q.method {
+	case protocol.ReqElicitation:
+		// What people fill into another program's form is between the two of them.
+		return plainMembers(result, "action")
+	case protocol.ReqUserInput:
+	default:
 		return result
 	}
 	var req protocol.UserInputRequest

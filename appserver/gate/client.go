@@ -82,6 +82,14 @@ func (c *client) put(msg []byte) {
 	}
 }
 
+// putSoon is put for a piece of streamed text: pieces that come close together
+// leave together. What is put later takes them along, so order is kept.
+func (c *client) putSoon(msg []byte) {
+	if err := c.out.PutSoon(msg); errors.Is(err, rpc.ErrSlow) {
+		c.end(err)
+	}
+}
+
 // feed gives a follower an event from the live state; thread.mu is held. The
 // bytes are another stream's, whose reader may own them, hence the copy.
 func (c *client) feed(method string, msg []byte) {
@@ -260,6 +268,10 @@ func (c *client) passLocked(ev *event) {
 		if c.resolvedLocked(idKey(protocol.Field(ev.Params, "requestId"))) {
 			return
 		}
+	}
+	if ev.what == whatItemEvent && strings.HasSuffix(ev.Method, "elta") { // …/delta, …Delta
+		c.putSoon(ev.msg)
+		return
 	}
 	c.put(ev.msg)
 	if j := ev.join; j != nil && !j.over {

@@ -210,3 +210,22 @@ func TestLongRefusalsAreAudited(t *testing.T) {
 		t.Errorf("%d entries, err %v", n, err)
 	}
 }
+
+// A form may ask for a password; the program gets it, the books do not.
+func TestFormsAreNotKept(t *testing.T) {
+	r := newRig(t, nil, true)
+	p := r.join("ana", protocol.RoleOperator, false)
+	eve := r.join("eve", protocol.RoleObserver, true)
+	thread := p.startThread()
+	r.e.startTurn(thread, "t1")
+	q := r.e.ask(thread, protocol.ReqElicitation, map[string]any{"serverName": "s", "mode": "form", "message": "log in"})
+	p.wait("question", 0, isAsk)
+	p.reply(protocol.IntID(q.id), `{"action":"accept","content":{"password":"hunter2"}}`)
+	if got := string(<-q.answers); !strings.Contains(got, "hunter2") {
+		t.Errorf("the engine got %s", got)
+	}
+	told := string(eve.note(protocol.NoteApprovalClosed).Params) + string(eve.must(protocol.ExtApprovalList, nil))
+	if strings.Contains(told, "hunter2") || !strings.Contains(told, `"result":{"action":"accept"}`) {
+		t.Errorf("an observer reads %s", told)
+	}
+}

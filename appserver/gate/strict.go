@@ -60,12 +60,17 @@ var answerMembers = map[string][]string{
 // plainAnswer is an answer without what is no part of it: only what was
 // validated and recorded goes to the engine. Nil when it is no object.
 func plainAnswer(method string, result json.RawMessage) json.RawMessage {
-	if len(bytes.TrimSpace(result)) == 0 || bytes.TrimSpace(result)[0] != '{' {
+	if r := bytes.TrimSpace(result); len(r) == 0 || r[0] != '{' {
 		return nil
 	}
+	return plainMembers(result, answerMembers[method]...)
+}
+
+// plainMembers copies the named members of an object, as they are.
+func plainMembers(obj json.RawMessage, names ...string) json.RawMessage {
 	out := []byte{'{'}
-	for _, name := range answerMembers[method] {
-		if v := protocol.Field(result, name); v != nil {
+	for _, name := range names {
+		if v := protocol.Field(obj, name); v != nil {
 			if len(out) > 1 {
 				out = append(out, ',')
 			}

@@ -155,7 +155,7 @@ func RunsOutsideSandbox(method string) bool {
 	case "command/exec", "command/exec/write", "command/exec/terminate", "command/exec/resize",
 		"process/spawn", "process/writeStdin", "process/kill", "process/resizePty",
 		"fs/readFile", "fs/writeFile", "fs/createDirectory", "fs/getMetadata", "fs/readDirectory",
-		"fs/remove", "fs/copy", "fs/watch", "fs/unwatch", "thread/shellCommand":
+		"fs/remove", "fs/copy", "fs/watch", "fs/unwatch", "thread/shellCommand", "mcpServer/tool/call":
 		return true
 	}
 	return false
