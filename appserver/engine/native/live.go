@@ -92,9 +92,6 @@ func (e *Engine) add(log *thread.Log, h *thread.History) *live {
 		BaseInstructions: h.Head.Base, DeveloperInstructions: h.Head.Developer,
 		Clock: e.cfg.Clock, Log: e.log.With("thread", l.id),
 	}
-	if m := e.model(h.Head.Settings.Model); m != nil {
-		cfg.ContextWindow = m.ContextWindow
-	}
 	if h.Usage != nil {
 		cfg.Usage = *h.Usage
 	}

@@ -529,3 +529,38 @@ func TestGranularApprovals(t *testing.T) {
 	}
 	c.refused("thread/start", map[string]any{"approvalPolicy": map[string]any{"granular": map[string]any{"rules": true}}}, "unknown variant")
 }
+
+// The window is that of the model a turn runs with, not of the thread's first.
+func TestTheWindowFollowsTheModel(t *testing.T) {
+	h := start(t, nil)
+	c := h.connect()
+	id := c.begin(nil)
+	for _, tc := range []struct{ model, want string }{{"gpt-5.5", "200000"}, {"other", "null"}, {"gpt-5.5", "200000"}} {
+		from := c.mark()
+		c.finish(c.say(id, "hello", map[string]any{"model": tc.model}))
+		n := c.method(from, "thread/tokenUsage/updated")
+		if got := string(protocol.Field(protocol.Field(n.Params, "tokenUsage"), "modelContextWindow")); got != tc.want {
+			t.Errorf("%s: a window of %s, want %s", tc.model, got, tc.want)
+		}
+	}
+}
+
+// What a person ran belongs to the conversation, whatever becomes of the server.
+func TestShellCommandsAreRememberedAfterARestart(t *testing.T) {
+	h := start(t, nil)
+	c := h.connect()
+	id := c.begin(nil)
+	from := c.mark()
+	c.call("thread/shellCommand", map[string]any{"threadId": id, "command": "echo one; echo two >&2; echo three"})
+	c.method(from, "turn/completed")
+	h.stop()
+	h = restart(t, h)
+	c = h.connect()
+	c.call("thread/resume", map[string]any{"threadId": id})
+	c.finish(c.say(id, "hello"))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !strings.Contains(h.sent, "user_shell_command") || !strings.Contains(h.sent, `one\\ntwo\\nthree`) && !strings.Contains(h.sent, `one\ntwo\nthree`) {
+		t.Errorf("the model was sent %s", h.sent)
+	}
+}
