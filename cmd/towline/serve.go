@@ -142,8 +142,11 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	if h.door != nil {
 		g.Go(func() error { return h.door.Serve(ctx) })
 	}
-	defer log.Info("stopped")
-	return g.Wait()
+	// An engine may be given time to end its turns: say so rather than hang.
+	defer context.AfterFunc(ctx, func() { log.Info("stopping; a second signal ends at once") })()
+	err = g.Wait()
+	log.Info("stopped")
+	return err
 }
 
 // selfPath is this program, for running it again. Linux has a name for it that
