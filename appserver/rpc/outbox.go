@@ -3,6 +3,7 @@ package rpc
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // Outbox decouples whoever produces messages from a peer that reads slowly. Put
@@ -17,8 +18,14 @@ type Outbox struct {
 	bytes  int64 // their size
 	err    error
 	empty  []chan struct{} // closed when nothing waits any more, or err is set
-	signal chan struct{}   // capacity 1: the queue may be non-empty, or err set
+	later  *time.Timer     // armed while something waits for company, see PutSoon
+	armed  bool
+	signal chan struct{} // capacity 1: the queue may be non-empty, or err set
 }
+
+// soon is how long PutSoon lets a message wait for company: less than anyone
+// sees, and time for a fast model to say several words.
+const soon = 500 * time.Microsecond
 
 // NewOutbox makes an Outbox for s. It does nothing until Run.
 func NewOutbox(s Stream) *Outbox {
@@ -30,6 +37,40 @@ func NewOutbox(s Stream) *Outbox {
 func (o *Outbox) Put(msg []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err := o.addLocked(msg); err != nil {
+		return err
+	}
+	o.wake()
+	return nil
+}
+
+// PutSoon is [Outbox.Put] for one of many small messages: it may wait up to
+// half a millisecond so that several leave together. Whatever is Put meanwhile
+// takes it along; order is kept.
+func (o *Outbox) PutSoon(msg []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.addLocked(msg); err != nil || o.armed {
+		return err
+	}
+	o.armed = true
+	if o.later == nil {
+		o.later = time.AfterFunc(soon, o.company)
+	} else {
+		o.later.Reset(soon)
+	}
+	return nil
+}
+
+// company ends the wait that PutSoon began.
+func (o *Outbox) company() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.armed = false
+	o.wake()
+}
+
+func (o *Outbox) addLocked(msg []byte) error {
 	if o.err != nil {
 		return o.err
 	}
@@ -40,7 +81,6 @@ func (o *Outbox) Put(msg []byte) error {
 	o.queue = append(o.queue, msg)
 	o.count++
 	o.bytes += int64(len(msg))
-	o.wake()
 	return nil
 }
 

@@ -277,3 +277,26 @@ func TestCorkReportsWhatItCouldNotSend(t *testing.T) {
 		t.Error("the loss was silent")
 	}
 }
+
+func TestPutSoonKeepsOrderAndDoesNotWaitForCompanyForever(t *testing.T) {
+	a, b := Pipe(16)
+	defer b.Close(nil)
+	o := NewOutbox(a)
+	ended := make(chan error, 1)
+	go func() { ended <- o.Run(t.Context()) }()
+	want := []string{"1", "2", "3", "4"}
+	_ = o.PutSoon([]byte("1"))
+	_ = o.PutSoon([]byte("2"))
+	_ = o.Put([]byte("3"))
+	_ = o.PutSoon([]byte("4")) // nothing follows it
+	for _, w := range want {
+		if got, err := b.Read(t.Context()); err != nil || string(got) != w {
+			t.Fatalf("got %q, %v, want %q", got, err, w)
+		}
+	}
+	o.Fail(ErrClosed)
+	<-ended
+	if err := o.PutSoon([]byte("5")); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
