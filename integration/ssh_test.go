@@ -63,6 +63,28 @@ func TestSSHJourney(t *testing.T) {
 	term.Wait("[exit 0]")
 }
 
+// The words said with a denial reach the agent, and the command does not run.
+func TestDenyWithAReason(t *testing.T) {
+	h := peer.Start(t, peer.HostConfig{})
+	term := h.Attach(90, 28)
+	term.Wait(byRote)
+	say(term, "run touch denied.txt outside the sandbox")
+	term.Wait(askCommand)
+	term.Keys("r")
+	term.Wait("reason")
+	term.Type("use the staging host")
+	term.Keys("Enter")
+	term.WaitGone(askCommand)
+	term.Wait("✔ done", "use the staging host")
+	if _, err := os.Stat(filepath.Join(h.Project, "denied.txt")); err == nil {
+		t.Error("denied, but run")
+	}
+	out, err := exec.CommandContext(t.Context(), "sh", "-c", "cat "+h.Home+"/threads/*.jsonl").Output()
+	if err != nil || !strings.Contains(string(out), "function_call_output") || !strings.Contains(string(out), "use the staging host") {
+		t.Errorf("the model was not told: %v", err)
+	}
+}
+
 func TestSSHInterruptKeepsTheSession(t *testing.T) {
 	h := peer.Start(t, peer.HostConfig{})
 	term := h.Attach(80, 24)

@@ -48,8 +48,8 @@ func ambiguous(env protocol.Envelope, msg []byte) error {
 
 // answerMembers is what the answer to a question to a person consists of.
 var answerMembers = map[string][]string{
-	protocol.ReqCommandApproval:     {"decision"},
-	protocol.ReqFileApproval:        {"decision"},
+	protocol.ReqCommandApproval:     {"decision", "reason"}, // a reason is Towline's: see protocol.Decision
+	protocol.ReqFileApproval:        {"decision", "reason"},
 	"applyPatchApproval":            {"decision"},
 	"execCommandApproval":           {"decision"},
 	protocol.ReqPermissionsApproval: {"permissions", "scope", "strictAutoReview"},

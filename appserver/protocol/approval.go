@@ -74,10 +74,13 @@ const (
 // constants as a JSON string, or an amendment object.
 type Decision struct {
 	Decision json.RawMessage `json:"decision"`
+	// Reason is what the person says with a refusal. It is an addition of ours:
+	// the native engine tells the model, Codex ignores it.
+	Reason string `json:"reason,omitempty"`
 }
 
 // Decide makes the answer for one of the Decision constants.
-func Decide(decision string) Decision { return Decision{StringID(decision)} }
+func Decide(decision string) Decision { return Decision{Decision: StringID(decision)} }
 
 // PermissionsApproval asks for wider permissions. The answer is a
 // [PermissionsGranted]; granting nothing is a refusal.
