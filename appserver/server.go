@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -49,6 +50,7 @@ type Server struct {
 	audit     *gate.Audit
 	listeners []*transport.Listener
 	started   time.Time
+	clients   census
 }
 
 // Open opens the state and the listeners, the daemon's own socket first: it is
@@ -105,15 +107,30 @@ func (c Config) running(ctx context.Context, url string, err error) error {
 	}
 }
 
+// goodbyeTime is how long clients may take to read how their turns ended once
+// the engine has stopped.
+const goodbyeTime = 2 * time.Second
+
 // Run keeps the engine and the gate alive and serves the listeners until ctx
-// ends or one of them fails, and waits for everything it started.
+// ends or one of them fails, and waits for everything it started. The engine
+// goes first, and clients after it, so that they hear how their turns ended.
 func (s *Server) Run(ctx context.Context) error {
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.cfg.Engine.Run(ctx) })
-	g.Go(func() error { return s.gate.Run(ctx) })
+	g, ctx2 := errgroup.WithContext(ctx)
+	doors, closeDoors := context.WithCancel(context.WithoutCancel(ctx2))
+	defer closeDoors()
+	g.Go(func() error {
+		defer closeDoors()
+		err := s.cfg.Engine.Run(ctx2)
+		select {
+		case <-s.clients.drained():
+		case <-time.After(goodbyeTime):
+		}
+		return err
+	})
+	g.Go(func() error { return s.gate.Run(doors) })
 	for _, l := range s.listeners {
 		g.Go(func() error {
-			return l.Serve(ctx, func(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) {
+			return l.Serve(doors, func(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) {
 				_ = s.Serve(ctx, st, p, via, remote) // the gate has logged why
 			})
 		})
@@ -125,9 +142,53 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // Serve gives one connection its life at the gate and returns when it is over.
-// It closes the stream.
+// It closes the stream. Once the engine has stopped nobody is let in.
 func (s *Server) Serve(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) error {
+	if !s.clients.enter() {
+		_ = st.Close(rpc.ErrClosed)
+		return errStopping
+	}
+	defer s.clients.leave()
 	return s.gate.Serve(ctx, st, gate.Client{Principal: p, Via: via, Remote: remote})
+}
+
+var errStopping = errors.New("the host is stopping")
+
+// census counts who is inside until the doors close.
+type census struct {
+	mu     sync.Mutex // guards what follows
+	inside int
+	empty  chan struct{} // not nil once draining; closed when nobody is inside
+}
+
+func (c *census) enter() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.empty != nil {
+		return false
+	}
+	c.inside++
+	return true
+}
+
+func (c *census) leave() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inside--; c.inside == 0 && c.empty != nil {
+		close(c.empty)
+	}
+}
+
+// drained lets nobody in from now on; the channel is closed when all have left.
+// It is called once.
+func (c *census) drained() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.empty = make(chan struct{})
+	if c.inside == 0 {
+		close(c.empty)
+	}
+	return c.empty
 }
 
 // Addresses lists the listeners as clients dial them: what was asked for first,

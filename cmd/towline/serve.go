@@ -138,9 +138,15 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.server.Run(ctx) })
+	// The door closes after the daemon has told its clients how their turns ended.
+	door, closeDoor := context.WithCancel(context.WithoutCancel(ctx))
+	defer closeDoor()
+	g.Go(func() error {
+		defer closeDoor()
+		return h.server.Run(ctx)
+	})
 	if h.door != nil {
-		g.Go(func() error { return h.door.Serve(ctx) })
+		g.Go(func() error { return h.door.Serve(door) })
 	}
 	// An engine may be given time to end its turns: say so rather than hang.
 	defer context.AfterFunc(ctx, func() { log.Info("stopping; a second signal ends at once") })()
