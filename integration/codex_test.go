@@ -39,6 +39,14 @@ func eachEngine(t *testing.T, f func(t *testing.T, h *peer.Host, c peer.Codex)) 
 	})
 }
 
+// eachEngineOnce is eachEngine where the client is not Codex.
+func eachEngineOnce(t *testing.T, f func(t *testing.T, h *peer.Host)) {
+	c := peer.Codexes(t)[0]
+	for name, start := range engines {
+		t.Run(name, func(t *testing.T) { f(t, start(t, c)) })
+	}
+}
+
 // stock opens the real Codex UI on a ws:// address.
 func stock(t *testing.T, c peer.Codex, url string, args ...string) *peer.Terminal {
 	t.Helper()

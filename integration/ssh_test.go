@@ -288,6 +288,26 @@ func TestAppServerOverSSH(t *testing.T) {
 	}
 }
 
+// A script pipes its requests in and reads the answers; the end of its input
+// must not cost it any.
+func TestPipedRequestsAreAnswered(t *testing.T) {
+	eachEngineOnce(t, func(t *testing.T, h *peer.Host) {
+		args := h.SSHArgs("", "app-server")
+		cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
+		cmd.Stdin = strings.NewReader(`{"id":1,"method":"initialize","params":{"clientInfo":{"name":"t","version":"1"}}}` + "\n" +
+			`{"id":2,"method":"thread/list","params":{}}` + "\n" + `{"id":3,"method":"model/list","params":{}}` + "\n")
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{`"id":1,`, `"id":2,`, `"id":3,`} {
+			if !strings.Contains(string(out), id) {
+				t.Errorf("no answer with %s in %.300q", id, out)
+			}
+		}
+	})
+}
+
 // A key with less than the owner's role sees the thread but does not act.
 func TestObserverKeyOnlyWatches(t *testing.T) {
 	h := peer.Start(t, peer.HostConfig{})

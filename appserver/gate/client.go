@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"towline/appserver/protocol"
@@ -27,6 +28,8 @@ type client struct {
 	out *rpc.Outbox
 	end context.CancelCauseFunc // of Serve
 	u   *upstream               // nil while there is no engine
+	// delivering: a message of the engine's was observed and is not put yet.
+	delivering atomic.Bool
 
 	mu         sync.Mutex // guards what follows
 	ready      bool       // initialize was answered

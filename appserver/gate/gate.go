@@ -100,6 +100,10 @@ const (
 	// flushTimeout is how long a client whose engine connection ended may take
 	// to read what was queued for it.
 	flushTimeout = 2 * time.Second
+
+	// lastWordsTime is how long a client that ended its input may wait for its
+	// answers.
+	lastWordsTime = 5 * time.Second
 )
 
 // Engine is what answers the protocol. Codex and the native engine implement it.

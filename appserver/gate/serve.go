@@ -57,6 +57,9 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		}
 	}()
 	err = c.pumpUp(ctx, s)
+	if errors.Is(err, io.EOF) && (who.Via == "ssh" || who.Via == "stdio") { // the ones that can end one way only
+		c.lastWords(ctx)
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -71,6 +74,33 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		end()
 	}
 	return clientError(err)
+}
+
+// lastWords waits, for a client that only ended its input (a script that pipes
+// requests into `ssh host app-server`), until what it asked is answered and
+// written. It is bounded, and ends at once when the client is gone altogether.
+func (c *client) lastWords(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lastWordsTime)
+	defer cancel()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !c.allAnswered() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+	_ = c.out.Flush(ctx) // nobody reads any more when it fails
+}
+
+// allAnswered reports whether every request was answered and every message of
+// the engine's that was read has been put on the client's way.
+func (c *client) allAnswered() bool {
+	c.mu.Lock()
+	none := c.requests == 0
+	c.mu.Unlock()
+	return none && !c.delivering.Load() // in this order: it is set before the count falls
 }
 
 // connect asks the engine for a connection; one that is starting may take a
@@ -125,13 +155,16 @@ func (c *client) pumpDown() error {
 			continue
 		}
 		ev := classify(env, msg)
-		if c.u.observe(&ev) {
-			continue
+		c.delivering.Store(true)
+		taken := c.u.observe(&ev)
+		spent := !taken && c.u.spent()
+		if !taken && !spent {
+			c.deliver(ev)
 		}
-		if c.u.spent() {
+		c.delivering.Store(false)
+		if spent {
 			return rpc.ErrClosed
 		}
-		c.deliver(ev)
 	}
 }
 

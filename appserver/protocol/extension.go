@@ -53,10 +53,10 @@ type Presence struct {
 	Kind        string    `json:"kind"` // "local", "key", "token", "device"
 	Name        string    `json:"name"` // for people: key comment, token name, user name
 	Role        Role      `json:"role"`
-	Client      string    `json:"client"` // clientInfo.name
-	Via         string    `json:"via"`    // "ssh", "unix", "ws", "stdio"
-	Thread      *ThreadID `json:"thread"` // what it looks at
-	ConnectedAt int64     `json:"connectedAt"`
+	Client      string    `json:"client"`      // clientInfo.name
+	Via         string    `json:"via"`         // "ssh", "unix", "ws", "stdio"
+	Thread      *ThreadID `json:"thread"`      // what it looks at
+	ConnectedAt int64     `json:"connectedAt"` // Unix milliseconds
 	You         bool      `json:"you"`
 }
 

@@ -150,9 +150,12 @@ func (o *Outbox) Run(ctx context.Context) error {
 		if len(batch) > 1 {
 			err = Batch(o.s, true)
 		}
-		for _, m := range batch {
+		for i, m := range batch {
 			if err == nil {
 				err = o.s.Write(ctx, m)
+			}
+			if err == nil && len(batch) > 1 && i == len(batch)-1 {
+				err = Batch(o.s, false) // before the last one counts as written
 			}
 			if err != nil {
 				break
@@ -164,9 +167,6 @@ func (o *Outbox) Run(ctx context.Context) error {
 				o.release()
 			}
 			o.mu.Unlock()
-		}
-		if len(batch) > 1 && err == nil {
-			err = Batch(o.s, false)
 		}
 		if err != nil {
 			o.Fail(err)
