@@ -127,25 +127,26 @@ func TestSSHExitStatus(t *testing.T) {
 // Kill the client in the middle of a turn: the turn goes on, the approval
 // waits, and the next ssh lands in the same thread and can answer it.
 func TestDropTheLinkAndReturn(t *testing.T) {
-	h := peer.Start(t, peer.HostConfig{})
-	first := h.Attach(90, 28)
-	first.Wait(byRote)
-	say(first, "run touch later.txt outside the sandbox")
-	first.Wait(askCommand)
-	killClient(t, first)
-	first.Wait("[exit")
+	eachEngineOnce(t, func(t *testing.T, h *peer.Host) {
+		first := h.Attach(90, 28)
+		first.Wait("? help")
+		say(first, "run touch later.txt outside the sandbox")
+		first.Wait(askCommand)
+		killClient(t, first)
+		first.Wait("[exit")
 
-	second := h.Attach(90, 28)
-	second.Wait(askCommand, "touch later.txt")
-	second.Keys("y")
-	second.Wait("ended well")
+		second := h.Attach(90, 28)
+		second.Wait(askCommand, "touch later.txt")
+		second.Keys("y")
+		second.Wait("ended well")
 
-	say(second, "count to 60 slowly")
-	second.Wait("1 2 3")
-	killClient(t, second)
-	third := h.Attach(90, 28)
-	third.WaitMatch(`58\s+59\s+60`)
-	third.Wait("touch later.txt")
+		say(second, "count to 60 slowly")
+		second.Wait("1 2 3")
+		killClient(t, second)
+		third := h.Attach(90, 28)
+		third.WaitMatch(`58\s+59\s+60`)
+		third.Wait("touch later.txt")
+	})
 }
 
 // The same when the network goes away under the client.
