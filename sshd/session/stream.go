@@ -76,7 +76,11 @@ func (in *Input) Read(p []byte) (int, error) {
 		case <-in.closed:
 			return 0, io.EOF
 		case <-in.end:
-			in.eof.Do(in.onEOF)
+			select {
+			case <-in.closed: // both are true: a closed session is not one whose input ended
+			default:
+				in.eof.Do(in.onEOF)
+			}
 			return 0, io.EOF
 		}
 	}
