@@ -35,8 +35,9 @@ func newRig(t testing.TB, change func(*Config), run bool) *rig {
 func newRigOn(t testing.TB, e *fakeEngine, change func(*Config), run bool) *rig {
 	t.Helper()
 	r := &rig{t: t, e: e}
-	r.g, r.store, r.audit, r.stop = startGate(t, e, t.TempDir(), change, run)
+	// Runs after the gate has stopped, which connects anew until then.
 	t.Cleanup(func() { e.die(); e.wg.Wait() })
+	r.g, r.store, r.audit, r.stop = startGate(t, e, t.TempDir(), change, run)
 	return r
 }
 
