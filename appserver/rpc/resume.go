@@ -3,15 +3,16 @@ package rpc
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
-	"net/http"
 	"time"
 )
 
 // ResumeProtocol is the WebSocket subprotocol of a link that can carry a
 // resumable stream.
 const ResumeProtocol = "towline.resume.v1"
+
+// headRoom is more than what precedes a message in a frame, in bytes.
+const headRoom = 64
 
 // ErrLost ends a resumable stream that cannot go on: the other end no longer
 // knows it, or more happened during an absence than it keeps. Whoever is above
@@ -135,30 +136,3 @@ func (s *Sessions) Serve(ctx context.Context, link Stream, owner string, accept 
 	return ErrClosed
 }
 
-// WebSocketOptions are what a client's handshake says. The zero value is good.
-type WebSocketOptions struct {
-	Host   string      // the Host header; empty is "localhost"
-	Header http.Header // further headers
-	Resume bool        // offer ResumeProtocol
-}
-
-// DialWebSocket makes the client's half of a WebSocket handshake on a byte
-// stream that is open already, which it then owns; on an error it is closed. ctx
-// bounds the handshake only. With o.Resume, [Resumes] tells whether the server
-// agreed; if so the Stream is a link for [NewResumable], and nothing else. A
-// refusal is a *HandshakeError.
-func DialWebSocket(ctx context.Context, rw io.ReadWriteCloser, o WebSocketOptions) (Stream, error) {
-	return nil, ErrClosed
-}
-
-// Resumes reports whether the server of a link agreed to ResumeProtocol.
-func Resumes(s Stream) bool { return false }
-
-// HandshakeError is a server's answer that is no WebSocket.
-type HandshakeError struct {
-	Status int    // of HTTP; 0 when the answer was none
-	Text   string // what the server said, one line without control characters
-}
-
-// Error names the status and what was said.
-func (e *HandshakeError) Error() string { return e.Text }

@@ -14,11 +14,12 @@ import (
 
 // wsStream frames messages as WebSocket text frames (RFC 6455).
 type wsStream struct {
-	c    *websocket.Conn
-	cork *Cork // may be nil
-	once sync.Once
-	done chan struct{}
-	slow atomic.Bool // a write took longer than WriteTimeout
+	c     *websocket.Conn
+	cork  *Cork // may be nil
+	frame int   // longer messages go out in several frames of this size; 0: never
+	once  sync.Once
+	done  chan struct{}
+	slow  atomic.Bool // a write took longer than WriteTimeout
 }
 
 // NewWebSocket makes a Stream of an open WebSocket, either end, and takes the
@@ -28,9 +29,21 @@ func NewWebSocket(c *websocket.Conn) Stream { return NewWebSocketOn(c, nil) }
 
 // NewWebSocketOn is [NewWebSocket] for a connection whose bytes go out through
 // cork, which makes the Stream a [Batcher]. A nil cork is none.
-func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream {
-	c.SetReadLimit(MaxMessage)
-	return &wsStream{c: c, cork: cork, done: make(chan struct{})}
+func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream { return newWebSocket(c, cork, 0) }
+
+func newWebSocket(c *websocket.Conn, cork *Cork, frame int) *wsStream {
+	limit := int64(MaxMessage)
+	if c.Subprotocol() == ResumeProtocol {
+		limit += headRoom // of the message inside
+	}
+	c.SetReadLimit(limit)
+	return &wsStream{c: c, cork: cork, frame: frame, done: make(chan struct{})}
+}
+
+// Resumes reports whether both ends of a WebSocket agreed to [ResumeProtocol].
+func Resumes(s Stream) bool {
+	w, ok := s.(*wsStream)
+	return ok && w.c.Subprotocol() == ResumeProtocol
 }
 
 // Batch implements [Batcher].
@@ -66,13 +79,36 @@ func (w *wsStream) Write(ctx context.Context, msg []byte) error {
 	// writing a short message does, and deltas are short.
 	t := time.AfterFunc(WriteTimeout, w.tooSlow)
 	defer t.Stop()
-	if err := w.c.Write(ctx, websocket.MessageText, msg); err != nil {
+	var err error
+	if w.frame > 0 && len(msg) > w.frame {
+		if err = w.writeFrames(ctx, msg); err != nil {
+			defer func() { _ = w.c.CloseNow() }() // half a message is out
+		}
+	} else {
+		err = w.c.Write(ctx, websocket.MessageText, msg)
+	}
+	if err != nil {
 		if w.slow.Load() {
 			return ErrSlow
 		}
 		return w.fault(ctx, err)
 	}
 	return nil
+}
+
+func (w *wsStream) writeFrames(ctx context.Context, msg []byte) error {
+	m, err := w.c.Writer(ctx, websocket.MessageText)
+	if err != nil {
+		return err
+	}
+	for len(msg) > 0 {
+		n := min(len(msg), w.frame)
+		if _, err := m.Write(msg[:n]); err != nil {
+			return err
+		}
+		msg = msg[n:]
+	}
+	return m.Close()
 }
 
 func (w *wsStream) fault(ctx context.Context, err error) error {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"net/url"
 	"path/filepath"
@@ -130,12 +129,4 @@ func rootCause(err error) error {
 		return ue.Err
 	}
 	return err
-}
-
-// statusText names an HTTP status for people.
-func statusText(code int) string {
-	if t := http.StatusText(code); t != "" {
-		return fmt.Sprintf("HTTP %d %s", code, t)
-	}
-	return fmt.Sprintf("HTTP %d", code)
 }

@@ -10,12 +10,8 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
-	"unicode"
-
-	"github.com/coder/websocket"
 
 	"towline/appserver/rpc"
 	"towline/config"
@@ -28,36 +24,35 @@ const handshakeTimeout = 10 * time.Second
 // handshake. ctx bounds the dialing only. A unix socket must be served by the
 // same user or by root: whoever finds a dead name in a shared folder could
 // otherwise put a server of their own behind it. Errors are *config.Problem.
-func Dial(ctx context.Context, url string) (rpc.Stream, error) {
+func Dial(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(ctx, url, false) }
+
+// DialLink is [Dial] for a link of a resumable stream, which rpc.Resumes tells
+// whether it is.
+func DialLink(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(ctx, url, true) }
+
+func dialURL(ctx context.Context, url string, resume bool) (rpc.Stream, error) {
 	a, err := parseAddress(url)
 	if err != nil {
 		return nil, usageProblem("dial", err, "use unix:///PATH or ws://HOST:PORT")
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("no answer in time"))
 	defer cancel()
-	host := a.host
-	tr := &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			if a.via == viaUnix {
-				return dialUnix(ctx, a.path)
-			}
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", a.host)
-		},
+	c, err := dialBytes(ctx, a)
+	if err == nil {
+		var s rpc.Stream
+		if s, err = rpc.DialWebSocket(ctx, c, rpc.WebSocketOptions{Host: a.host, Resume: resume}); err == nil {
+			return s, nil
+		}
 	}
+	return nil, dialProblem(ctx, url, err)
+}
+
+func dialBytes(ctx context.Context, a address) (net.Conn, error) {
 	if a.via == viaUnix {
-		host = "localhost"
+		return dialUnix(ctx, a.path)
 	}
-	client := &http.Client{
-		Transport:     tr,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	c, resp, err := websocket.Dial(ctx, "ws://"+host+"/", &websocket.DialOptions{HTTPClient: client})
-	if err != nil {
-		return nil, dialProblem(ctx, url, resp, err)
-	}
-	return &fragmenting{Stream: rpc.NewWebSocket(c), c: c}, nil
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", a.host)
 }
 
 // dialUnix follows links itself, because the kernel refuses a long path even
@@ -89,18 +84,14 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 	return c, nil
 }
 
-func dialProblem(ctx context.Context, url string, resp *http.Response, err error) error {
+func dialProblem(ctx context.Context, url string, err error) error {
 	p := &config.Problem{Stage: "dial", Exit: config.ExitUnavailable}
 	cause := rootCause(err)
+	var refused *rpc.HandshakeError
 	switch {
-	case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
-		// The body is what the library kept of it, at most a kilobyte.
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<10))
-		cause = errors.New(statusText(resp.StatusCode))
-		if why := printable(string(b)); why != "" {
-			cause = fmt.Errorf("%w: %s", cause, why)
-		}
-		switch resp.StatusCode {
+	case errors.As(err, &refused):
+		cause = refused
+		switch refused.Status {
 		case http.StatusUnauthorized, http.StatusForbidden:
 			p.Exit = config.ExitDenied
 			p.Hints = []string{"connect as the user the server runs as"}
@@ -125,55 +116,4 @@ func dialProblem(ctx context.Context, url string, resp *http.Response, err error
 	}
 	p.Err = fmt.Errorf("%s: %w", url, cause)
 	return p
-}
-
-// printable makes text from elsewhere fit for a terminal, on one line.
-func printable(s string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return ' '
-		case !unicode.IsPrint(r):
-			return -1
-		}
-		return r
-	}, s))
-}
-
-// fragmenting is a Stream whose messages beyond what Codex takes in one frame
-// go out in several.
-type fragmenting struct {
-	rpc.Stream
-	c *websocket.Conn
-}
-
-func (f *fragmenting) Write(ctx context.Context, msg []byte) error {
-	if len(msg) <= codexFrameBytes {
-		return f.Stream.Write(ctx, msg)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, rpc.WriteTimeout, rpc.ErrSlow)
-	defer cancel()
-	err := f.writeFrames(ctx, msg)
-	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
-	}
-	if err != nil {
-		_ = f.Close(err) // half a message is out
-	}
-	return err
-}
-
-func (f *fragmenting) writeFrames(ctx context.Context, msg []byte) error {
-	w, err := f.c.Writer(ctx, websocket.MessageText)
-	if err != nil {
-		return err
-	}
-	for len(msg) > 0 {
-		n := min(len(msg), codexFrameBytes)
-		if _, err := w.Write(msg[:n]); err != nil {
-			return err
-		}
-		msg = msg[n:]
-	}
-	return w.Close()
 }
