@@ -38,6 +38,10 @@ func Binary(t testing.TB) string {
 			build.err = err
 			return
 		}
+		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // accounts made for tests run it too
+			build.err = err
+			return
+		}
 		build.bin = filepath.Join(dir, "towline")
 		cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", build.bin, "towline/cmd/towline") //nolint:noctx // shared by all tests
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")

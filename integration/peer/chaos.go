@@ -1,0 +1,242 @@
+package peer
+
+import (
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Chaos is a link that fails at random: connections are cut in the middle of a
+// message, stall before they die, are refused, and are let through late, so that
+// a later attempt can arrive before an earlier one. Every choice comes from one
+// seed, which is printed when the test fails; TOWLINE_CHAOS_SEED repeats it.
+type Chaos struct {
+	Addr   string
+	target string
+
+	mu    sync.Mutex // guards what follows
+	rng   *rand.Rand
+	calm  bool
+	conns map[*net.TCPConn]struct{}
+
+	cuts    atomic.Int64
+	refused atomic.Int64
+	wg      sync.WaitGroup
+	done    chan struct{}
+}
+
+// What a chaotic link does, in the order of magnitude of a loopback round trip:
+// a test wants a thousand cuts, not a thousand waits.
+const (
+	chaosLife   = 60 * time.Millisecond  // a connection lives up to this long
+	chaosBytes  = 24 << 10               // or carries up to so many bytes
+	chaosStall  = 120 * time.Millisecond // and may say nothing for so long before it dies
+	chaosDelay  = 25 * time.Millisecond  // an attempt waits up to so long to be let through
+	chaosRefuse = 8                      // one attempt in so many is refused
+)
+
+// NewChaos forwards a loopback port to target (HOST:PORT), badly, until the end
+// of the test. It begins calm.
+func NewChaos(t testing.TB, target string) *Chaos {
+	t.Helper()
+	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number does
+	if s := os.Getenv("TOWLINE_CHAOS_SEED"); s != "" {
+		n, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("TOWLINE_CHAOS_SEED: %v", err)
+		}
+		seed = n
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &Chaos{
+		Addr: ln.Addr().String(), target: target, calm: true, conns: map[*net.TCPConn]struct{}{},
+		rng: rand.New(rand.NewPCG(seed, 0)), done: make(chan struct{}), //nolint:gosec // not a secret
+	}
+	c.wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			c.wg.Go(func() { c.carry(conn.(*net.TCPConn)) })
+		}
+	})
+	t.Cleanup(func() {
+		close(c.done)
+		_ = ln.Close()
+		c.Cut()
+		c.wg.Wait()
+		if t.Failed() {
+			t.Logf("the link cut %d connections and refused %d; TOWLINE_CHAOS_SEED=%d makes the same choices", c.Cuts(), c.refused.Load(), seed)
+		}
+	})
+	return c
+}
+
+// Begin starts the trouble: for connections to come and for those that live.
+func (c *Chaos) Begin() { c.set(false) }
+
+// Calm ends the trouble; connections that live stay.
+func (c *Chaos) Calm() { c.set(true) }
+
+func (c *Chaos) set(calm bool) {
+	c.mu.Lock()
+	c.calm = calm
+	c.mu.Unlock()
+	if !calm {
+		c.Cut()
+	}
+}
+
+// Cuts is how many connections that carried something were cut so far.
+func (c *Chaos) Cuts() int { return int(c.cuts.Load()) }
+
+// Cut ends every connection now, as a vanished network would.
+func (c *Chaos) Cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.conns {
+		_ = conn.SetLinger(0) // a reset
+		_ = conn.Close()
+	}
+}
+
+// fate is what will happen to one connection.
+type fate struct {
+	calm, refuse, reset bool
+	delay, life, stall  time.Duration
+	bytes               int64
+}
+
+func (c *Chaos) fate() fate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.calm {
+		return fate{calm: true}
+	}
+	upTo := func(d time.Duration) time.Duration { return time.Duration(c.rng.Int64N(int64(d))) }
+	f := fate{
+		refuse: c.rng.IntN(chaosRefuse) == 0, reset: c.rng.IntN(2) == 0,
+		delay: upTo(chaosDelay), life: upTo(chaosLife), bytes: 1 + c.rng.Int64N(chaosBytes),
+	}
+	if c.rng.IntN(4) == 0 {
+		f.stall = upTo(chaosStall)
+	}
+	return f
+}
+
+func (c *Chaos) carry(down *net.TCPConn) {
+	defer func() { _ = down.Close() }()
+	f := c.fate()
+	c.wait(f.delay)
+	if f.refuse {
+		c.refused.Add(1)
+		return
+	}
+	conn, err := net.Dial("tcp", c.target) //nolint:noctx // loopback
+	if err != nil {
+		return
+	}
+	up := conn.(*net.TCPConn)
+	defer func() { _ = up.Close() }()
+	c.add(down, up)
+	defer c.forget(down, up)
+	if !f.calm {
+		defer c.cuts.Add(1)
+		if f.reset {
+			_, _ = down.SetLinger(0), up.SetLinger(0)
+		}
+	}
+	left := &atomic.Int64{}
+	left.Store(f.bytes)
+	over := make(chan struct{})
+	var once sync.Once
+	end := func() { once.Do(func() { close(over) }) }
+	var wg sync.WaitGroup
+	for _, way := range [][2]*net.TCPConn{{down, up}, {up, down}} {
+		wg.Go(func() {
+			if f.calm {
+				_, _ = io.Copy(way[1], way[0])
+				_ = way[1].CloseWrite()
+				return
+			}
+			defer end()
+			ration(way[1], way[0], left)
+		})
+	}
+	if f.calm {
+		wg.Wait()
+		return
+	}
+	timer := time.NewTimer(f.life)
+	defer timer.Stop()
+	select {
+	case <-over: // it has carried its bytes, or an end was closed
+	case <-timer.C:
+	case <-c.done:
+	}
+	left.Store(0) // from here on it says nothing
+	c.wait(f.stall)
+	_, _ = down.Close(), up.Close()
+	wg.Wait()
+}
+
+// ration copies until left bytes went through, in either direction, and stops
+// in the middle of whatever is being said.
+func ration(to, from *net.TCPConn, left *atomic.Int64) {
+	buf := make([]byte, 4<<10)
+	for {
+		n, err := from.Read(buf)
+		allowed := left.Add(-int64(n)) + int64(n)
+		if allowed < int64(n) {
+			_, _ = to.Write(buf[:max(allowed, 0)])
+			return
+		}
+		if n > 0 {
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// wait lasts d, or until the test is over.
+func (c *Chaos) wait(d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-c.done:
+	}
+}
+
+func (c *Chaos) add(conns ...*net.TCPConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range conns {
+		c.conns[conn] = struct{}{}
+	}
+}
+
+func (c *Chaos) forget(conns ...*net.TCPConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range conns {
+		delete(c.conns, conn)
+	}
+}
