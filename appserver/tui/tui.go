@@ -26,11 +26,17 @@ import (
 	"towline/appserver/rpc"
 )
 
-// Config is everything Run needs. Dial, In and Out are required.
+// Config is everything Run needs. In and Out are required, and one of Dial and
+// Connect.
 type Config struct {
 	// Dial opens a fresh connection to the app-server, at the start and again
 	// after each loss.
 	Dial func(ctx context.Context) (rpc.Stream, error)
+	// Connect makes a connection that takes steps worth watching and may ask
+	// questions, before Dial can be: what it returns has the Dial to use. It runs
+	// behind a screen of its own. When it fails, the person may have it run again;
+	// when they do not, its error is Run's. Its context ends when they leave.
+	Connect func(ctx context.Context, c Connecting) (Opened, error)
 	// In and Out are the terminal. The end of In ends the program.
 	In  io.Reader
 	Out io.Writer
