@@ -1,0 +1,204 @@
+// Package bridge puts clients that know nothing of SSH on a remote app-server.
+//
+// Each client gets a stream of its own to the remote, dialled when it arrives,
+// and messages are carried as they are: nothing is read, renumbered or kept
+// here. Whether a cut link ends the stream is the dialled stream's business: a
+// resumable one goes on, and the client never notices; a plain one ends, the
+// client's connection with it, and the client's next connection is dialled
+// afresh.
+//
+// The listener belongs to the caller, who checks who is calling; start at [New]
+// and hand [Bridge.Serve] each accepted stream.
+package bridge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"towline/appserver/rpc"
+)
+
+// DefaultDialTimeout bounds how long a client waits for its stream: a stock
+// Codex gives a connection 10 seconds to answer initialize before it gives up,
+// but one that waits for a link to return may be patient.
+const DefaultDialTimeout = 60 * time.Second
+
+// Config is what New needs. Dial is required.
+type Config struct {
+	// Dial opens a stream to the remote app-server.
+	Dial func(ctx context.Context) (rpc.Stream, error)
+	// DialTimeout of zero is DefaultDialTimeout.
+	DialTimeout time.Duration
+	// Events tells what happens to clients; it must not block. May be nil.
+	Events func(Event)
+	Log    *slog.Logger // nil discards
+}
+
+// Event is something that happened to a client.
+type Event struct {
+	Client  int    // counted from 1
+	Remote  string // who it is, as Serve was told
+	What    What
+	Err     error // of Refused and Left, when there is a reason
+	Clients int   // how many there are now
+}
+
+// What an Event is about.
+type What string
+
+// Kinds of events.
+const (
+	Joined  What = "joined"  // a client has its stream
+	Refused What = "refused" // the remote could not be reached for it
+	Left    What = "left"
+)
+
+// Bridge carries any number of clients.
+type Bridge struct {
+	cfg Config
+
+	mu      sync.Mutex // guards what follows
+	last    int
+	clients int
+}
+
+// New makes a Bridge. It starts nothing.
+func New(cfg Config) *Bridge {
+	if cfg.DialTimeout <= 0 {
+		cfg.DialTimeout = DefaultDialTimeout
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Bridge{cfg: cfg}
+}
+
+// Clients is how many are carried now.
+func (b *Bridge) Clients() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.clients
+}
+
+// Serve carries one client until either side ends or ctx does, and closes both
+// streams. It returns when nothing of it runs any more. remote is who the client
+// is, for people. nil means that the client left in good order.
+func (b *Bridge) Serve(ctx context.Context, client rpc.Stream, remote string) error {
+	n := b.count(1)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	dialing, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	// That a client leaves while its stream is dialled is only seen by reading,
+	// so reading starts at once; what it says meanwhile waits here and in its
+	// socket.
+	said := make(chan []byte, 1)
+	var left error // why reading ended; set before said is closed
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(said)
+		for {
+			var m []byte
+			if m, left = client.Read(ctx); left != nil {
+				giveUp(left)
+				return
+			}
+			select {
+			case said <- m:
+			case <-ctx.Done():
+				left = context.Cause(ctx)
+				return
+			}
+		}
+	})
+	up, err := b.dial(dialing)
+	if err == nil {
+		b.tell(Event{Client: n, Remote: remote, What: Joined})
+		err = b.carry(ctx, client, up, said, &left)
+	} else if context.Cause(dialing) == nil {
+		b.tell(Event{Client: n, Remote: remote, What: Refused, Err: err})
+	}
+	cancel(err)
+	_ = client.Close(err)
+	wg.Wait()
+	b.count(-1)
+	if errors.Is(err, io.EOF) || errors.Is(err, rpc.ErrClosed) || errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	b.tell(Event{Client: n, Remote: remote, What: Left, Err: err})
+	return err
+}
+
+func (b *Bridge) dial(ctx context.Context) (rpc.Stream, error) {
+	late := errors.New("the remote could not be reached in time")
+	dctx, cancel := context.WithTimeoutCause(ctx, b.cfg.DialTimeout, late)
+	defer cancel()
+	up, err := b.cfg.Dial(dctx)
+	switch {
+	case err == nil:
+		return up, nil
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx) // the client left meanwhile, or we end
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil, late
+	}
+	return nil, err
+}
+
+// carry copies both ways until one end is finished. What that end said before
+// is delivered first. left may be read once said is closed.
+func (b *Bridge) carry(ctx context.Context, client, up rpc.Stream, said <-chan []byte, left *error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for m := range said {
+			if err := up.Write(ctx, m); err != nil {
+				cancel(err)
+				return
+			}
+		}
+		cancel(*left)
+	})
+	wg.Go(func() {
+		for {
+			m, err := up.Read(ctx)
+			if err == nil {
+				err = client.Write(ctx, m)
+			}
+			if err != nil {
+				cancel(err)
+				return
+			}
+		}
+	})
+	<-ctx.Done()
+	err := context.Cause(ctx)
+	_ = client.Close(err) // also ends its reader, and so the first copy
+	_ = up.Close(err)
+	wg.Wait()
+	return err
+}
+
+// count adds d clients; the number is that of a new one.
+func (b *Bridge) count(d int) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.clients += d
+	if d > 0 {
+		b.last++
+	}
+	return b.last
+}
+
+func (b *Bridge) tell(e Event) {
+	e.Clients = b.Clients()
+	b.cfg.Log.Debug("bridge", "client", e.Client, "what", string(e.What), "remote", e.Remote, "err", e.Err)
+	if b.cfg.Events != nil {
+		b.cfg.Events(e)
+	}
+}
