@@ -133,7 +133,7 @@ func says(t *testing.T, l *peer.Laptop, want string, args ...string) {
 func TestChaosLinkCuts(t *testing.T) {
 	l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
-	link := peer.NewChaos(t, s.Addr)
+	link := peer.NewChaos(t, s.Addr, peer.Weather{Life: time.Second})
 	l.Reach("dev", s, u)
 	l.Alias("shaky", &peer.Server{Addr: link.Addr}, u, "HostKeyAlias ["+strings.TrimSuffix(s.Addr, ":2222")+"]:2222")
 	says(t, l, u.Name, "shaky", "id -un")

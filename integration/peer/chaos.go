@@ -17,8 +17,9 @@ import (
 // a later attempt can arrive before an earlier one. Every choice comes from one
 // seed, which is printed when the test fails; TOWLINE_CHAOS_SEED repeats it.
 type Chaos struct {
-	Addr   string
-	target string
+	Addr    string
+	target  string
+	weather Weather
 
 	mu    sync.Mutex // guards what follows
 	rng   *rand.Rand
@@ -31,19 +32,38 @@ type Chaos struct {
 	done    chan struct{}
 }
 
-// What a chaotic link does, in the order of magnitude of a loopback round trip:
-// a test wants a thousand cuts, not a thousand waits.
-const (
-	chaosLife   = 60 * time.Millisecond  // a connection lives up to this long
-	chaosBytes  = 24 << 10               // or carries up to so many bytes
-	chaosStall  = 120 * time.Millisecond // and may say nothing for so long before it dies
-	chaosDelay  = 25 * time.Millisecond  // an attempt waits up to so long to be let through
-	chaosRefuse = 8                      // one attempt in so many is refused
-)
+// Weather is how bad a [Chaos] is. The zero value's times are in the order of
+// magnitude of a loopback round trip: a test wants a thousand cuts, not a
+// thousand waits.
+type Weather struct {
+	Life  time.Duration // a connection lives up to this long
+	Bytes int64         // or carries up to so many bytes
+	Stall time.Duration // and one in four says nothing for up to this long before it dies
+	Delay time.Duration // an attempt waits up to so long to be let through
+}
+
+func (w Weather) withDefaults() Weather {
+	if w.Life == 0 {
+		w.Life = 60 * time.Millisecond
+	}
+	if w.Bytes == 0 {
+		w.Bytes = 24 << 10
+	}
+	if w.Stall == 0 {
+		w.Stall = 120 * time.Millisecond
+	}
+	if w.Delay == 0 {
+		w.Delay = 25 * time.Millisecond
+	}
+	return w
+}
+
+// refuseOne attempt in so many.
+const refuseOne = 8
 
 // NewChaos forwards a loopback port to target (HOST:PORT), badly, until the end
 // of the test. It begins calm.
-func NewChaos(t testing.TB, target string) *Chaos {
+func NewChaos(t testing.TB, target string, w Weather) *Chaos {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number does
 	if s := os.Getenv("TOWLINE_CHAOS_SEED"); s != "" {
@@ -58,7 +78,7 @@ func NewChaos(t testing.TB, target string) *Chaos {
 		t.Fatal(err)
 	}
 	c := &Chaos{
-		Addr: ln.Addr().String(), target: target, calm: true, conns: map[*net.TCPConn]struct{}{},
+		Addr: ln.Addr().String(), target: target, weather: w.withDefaults(), calm: true, conns: map[*net.TCPConn]struct{}{},
 		rng: rand.New(rand.NewPCG(seed, 0)), done: make(chan struct{}), //nolint:gosec // not a secret
 	}
 	c.wg.Go(func() {
@@ -125,11 +145,11 @@ func (c *Chaos) fate() fate {
 	}
 	upTo := func(d time.Duration) time.Duration { return time.Duration(c.rng.Int64N(int64(d))) }
 	f := fate{
-		refuse: c.rng.IntN(chaosRefuse) == 0, reset: c.rng.IntN(2) == 0,
-		delay: upTo(chaosDelay), life: upTo(chaosLife), bytes: 1 + c.rng.Int64N(chaosBytes),
+		refuse: c.rng.IntN(refuseOne) == 0, reset: c.rng.IntN(2) == 0,
+		delay: upTo(c.weather.Delay), life: upTo(c.weather.Life), bytes: 1 + c.rng.Int64N(c.weather.Bytes),
 	}
 	if c.rng.IntN(4) == 0 {
-		f.stall = upTo(chaosStall)
+		f.stall = upTo(c.weather.Stall)
 	}
 	return f
 }

@@ -58,6 +58,25 @@ func CodexEnv(t testing.TB, baseURL string, trusted ...string) []string {
 	// Codex warns about a home under the temporary directory, on a screen the
 	// tests read: so TMPDIR is elsewhere.
 	home := t.TempDir()
+	codexHome := filepath.Join(home, ".codex")
+	if err := os.MkdirAll(codexHome, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(codexHome, "config.toml"), []byte(codexConfig(baseURL, trusted...)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tmp := t.TempDir()
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CODEX_HOME=" + codexHome, "TMPDIR=" + tmp,
+		"LANG=C.UTF-8", "LC_ALL=C.UTF-8",
+		// Nothing of ours may leave the machine, whatever a version looks up.
+		"HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost",
+	}
+}
+
+// codexConfig is a config.toml that talks to baseURL only, shows no first-run
+// screens and looks nothing up.
+func codexConfig(baseURL string, trusted ...string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `model = "gpt-5.5"
 model_provider = "fake"
@@ -88,21 +107,21 @@ screen_reader_detection_done = true
 	for _, dir := range trusted {
 		fmt.Fprintf(&b, "[projects.%q]\ntrust_level = \"trusted\"\n", dir)
 	}
-	codexHome := filepath.Join(home, ".codex")
-	if err := os.MkdirAll(codexHome, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(codexHome, "config.toml"), []byte(b.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	tmp := t.TempDir()
-	return []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CODEX_HOME=" + codexHome, "TMPDIR=" + tmp,
-		"LANG=C.UTF-8", "LC_ALL=C.UTF-8",
-		// Nothing of ours may leave the machine, whatever a version looks up.
-		"HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost",
-	}
+	return b.String()
 }
+
+// InstallCodex gives an account a Codex of its own: the program in the folder
+// rel of its home, and a configuration that talks to baseURL only. For what it
+// must have in its environment, see [CodexExports].
+func (u *User) InstallCodex(c Codex, rel, baseURL string, trusted ...string) {
+	u.t.Helper()
+	u.Place(c.Bin, rel+"/codex")
+	u.Write(".codex/config.toml", codexConfig(baseURL, trusted...), 0o600)
+}
+
+// CodexExports are lines for a start file of an sh-like shell: nothing of a test
+// may leave the machine, whatever a version looks up.
+const CodexExports = "export HTTPS_PROXY=http://127.0.0.1:9 HTTP_PROXY=http://127.0.0.1:9 NO_PROXY=127.0.0.1,localhost\n"
 
 // Rehearsal serves the rehearsal model on loopback and returns its base URL.
 func Rehearsal(t testing.TB) string {

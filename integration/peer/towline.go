@@ -298,3 +298,24 @@ func (s *syncBuffer) String() string {
 	defer s.mu.Unlock()
 	return s.b.String()
 }
+
+// Authorize lets a laptop's key in.
+func (h *Host) Authorize(k Key) {
+	h.t.Helper()
+	old, _ := os.ReadFile(filepath.Join(h.Home, "authorized_keys"))
+	h.write("authorized_keys", string(old)+k.Line+"\n")
+}
+
+// Server is the host's door, as a [Laptop] needs to know it.
+func (h *Host) Server() *Server {
+	h.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(h.Home, "host_ed25519"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(raw)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return &Server{Addr: h.SSH, HostKey: Key{Signer: signer, Fingerprint: ssh.FingerprintSHA256(signer.PublicKey())}}
+}

@@ -324,3 +324,11 @@ func (u *User) remove() {
 		u.t.Error(err)
 	}
 }
+
+// Owner is the user id a file belongs to.
+func Owner(info os.FileInfo) int {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		return int(st.Uid)
+	}
+	return -1
+}
