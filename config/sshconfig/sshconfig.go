@@ -17,14 +17,14 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
-	"strconv"
 )
 
 // Options say which configuration to read and for whom. The zero value is what
 // plain `ssh` would use.
 type Options struct {
-	// UserFile is read instead of ~/.ssh/config, as `ssh -F` does. The
-	// system-wide file is then not read either, unless SystemFile names it.
+	// UserFile is read instead of ~/.ssh/config, as `ssh -F` does, and "none"
+	// reads none. The system-wide file is then not read either, unless SystemFile
+	// names it.
 	UserFile string
 	// SystemFile is read instead of /etc/ssh/ssh_config.
 	SystemFile string
@@ -56,6 +56,7 @@ func (o Options) withDefaults() Options {
 	if o.Getenv == nil {
 		o.Getenv = os.Getenv
 	}
+	o.UserFile = userFileAbs(o.UserFile, o.Home)
 	return o
 }
 
@@ -105,6 +106,3 @@ func or(a, b string) string {
 	}
 	return b
 }
-
-// Location is "file:line", for people.
-func (a Alias) Location() string { return a.File + ":" + strconv.Itoa(a.Line) }
