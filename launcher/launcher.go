@@ -263,7 +263,7 @@ func (s *Session) look(ctx context.Context, p *progress, conn remote.Conn, insta
 			return nil, err
 		}
 	} else {
-		p.done(remote.StageFind, oneLine(found1(ch)))
+		p.done(remote.StageFind, oneLine(chosen(ch)))
 		for _, other := range ch.Others {
 			p.detail(remote.StageFind, "not "+other)
 		}
@@ -343,7 +343,7 @@ func describe(t sshconfig.Target) string {
 	return oneLine(text)
 }
 
-func found1(ch bootstrap.Choice) string {
+func chosen(ch bootstrap.Choice) string {
 	text := strings.TrimSpace(string(ch.Candidate.Kind) + " " + ch.Candidate.Version)
 	if ch.Why != "" {
 		text += ": " + ch.Why
