@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -35,6 +38,43 @@ type Config struct {
 	SSH       SSH       `toml:"ssh"`
 	AppServer AppServer `toml:"app_server"`
 	Gate      Gate      `toml:"gate"`
+	// SSHConfig is read instead of ~/.ssh/config when connecting to hosts, as
+	// `ssh -F` does.
+	SSHConfig string `toml:"ssh_config"`
+	// Hosts says more about ssh aliases, by name.
+	Hosts map[string]Host `toml:"hosts"`
+}
+
+// How to reach a host. Auto is in process where that can do what the ssh
+// configuration asks for, else through the system's ssh.
+const (
+	TransportAuto    = "auto"
+	TransportSystem  = "system"
+	TransportBuiltin = "builtin"
+)
+
+// Host is what there is to say about a host besides its ssh configuration. All
+// paths are on that host, absolute or beginning with ~/.
+type Host struct {
+	// Project is the folder to begin in.
+	Project string `toml:"project"`
+	// Hidden keeps the host out of lists; it can still be named.
+	Hidden bool `toml:"hidden"`
+	// Transport is auto, system or builtin; empty is auto.
+	Transport string `toml:"transport"`
+	// Towline pins the program to run there, instead of looking for one.
+	Towline string `toml:"towline"`
+	// InstallDir is where our own program is put when the host has none.
+	InstallDir string `toml:"install_dir"`
+}
+
+// Host is what the file says about one alias, with its defaults.
+func (c Config) Host(alias string) Host {
+	h := c.Hosts[alias]
+	if h.Transport == "" {
+		h.Transport = TransportAuto
+	}
+	return h
 }
 
 // Engine chooses and sets up what does the work.
@@ -147,7 +187,7 @@ func Parse(raw []byte, p Paths) (Config, error) {
 	if c.Engine.Codex.ShareControlSocket == nil {
 		c.Engine.Codex.ShareControlSocket = Default(p).Engine.Codex.ShareControlSocket
 	}
-	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home} {
+	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home, &c.SSHConfig} {
 		*f = expand(*f, p.Config)
 	}
 	return c, c.Validate()
@@ -173,10 +213,12 @@ func explain(err error) error {
 		var errs []error
 		for _, e := range strict.Errors {
 			line, _ := e.Position()
-			key := strings.Join(e.Key(), ".")
+			key := dotted(e.Key())
 			msg := fmt.Sprintf("line %d: unknown key %q", line, key)
-			if near := nearest(key); near != "" {
+			if near := nearest(e.Key()); near != "" {
 				msg += fmt.Sprintf(", did you mean %q?", near)
+			} else if k := e.Key(); len(k) > 2 && k[0] == "hosts" {
+				msg += fmt.Sprintf(`; a name with dots stands in quotes: [hosts.%q]`, strings.Join(k[1:], "."))
 			}
 			errs = append(errs, errors.New(msg))
 		}
@@ -225,5 +267,35 @@ func (c Config) Validate() error {
 			bad(fmt.Sprintf("app_server.listen[%d]", i), "%q is neither ws://IP:PORT nor unix://PATH", l)
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
+		h, key := c.Hosts[name], "hosts."+quoteKey(name)
+		if name == "" || strings.ContainsAny(name, "*?!") {
+			bad(key, "names no single host; use the alias as you type it after ssh")
+		}
+		if h.Transport != "" {
+			oneOf(key+".transport", h.Transport, TransportAuto, TransportSystem, TransportBuiltin)
+		}
+		for _, p := range []struct{ key, path string }{{"project", h.Project}, {"towline", h.Towline}, {"install_dir", h.InstallDir}} {
+			if !remotePath(p.path) {
+				bad(key+"."+p.key, "%q is not a path on the host; begin it with / or ~/", p.path)
+			}
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// remotePath says whether a path can be one on a POSIX host. Whether it is there
+// only the host knows. An empty one stands for the default.
+func remotePath(p string) bool {
+	absolute := p == "" || p == "~" || strings.HasPrefix(p, "/") || strings.HasPrefix(p, "~/")
+	return absolute && !strings.ContainsFunc(p, unicode.IsControl)
+}
+
+// quoteKey writes a name as a part of a dotted key.
+func quoteKey(name string) string {
+	bare := strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+	if bare && name != "" {
+		return name
+	}
+	return strconv.Quote(name)
 }

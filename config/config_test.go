@@ -96,6 +96,25 @@ func TestParseReportsEveryMistake(t *testing.T) {
 			"[engine]\nkind = \"gpt\"\n[ssh]\nlisten = \"nowhere\"\n[app_server]\nlisten = [\"http://x\"]\n",
 			[]string{`engine.kind: "gpt" is none of auto, codex, native`, "ssh.listen:", "app_server.listen[0]:"},
 		},
+		"a host's keys": {
+			"[hosts.dev]\nprojct = \"/x\"\nport = 22\n[hosts.\"a.b\"]\nhide = true\nhiden = true\n",
+			[]string{
+				`line 2: unknown key "hosts.dev.projct", did you mean "hosts.dev.project"?`, `line 3: unknown key "hosts.dev.port"`,
+				`line 6: unknown key "hosts.\"a.b\".hiden", did you mean "hosts.\"a.b\".hidden"?`,
+			},
+		},
+		"a host's name with dots": {
+			"[hosts.dev.example.com]\nproject = \"/x\"\n",
+			[]string{`a name with dots stands in quotes: [hosts."dev.example.com"]`},
+		},
+		"a host's table misspelt": {"[host.dev]\nproject = \"/x\"\n", []string{`unknown key "host.dev"`}},
+		"a host's values": {
+			"[hosts.dev]\nproject = \"src\"\ntransport = \"telnet\"\ntowline = \"~x\"\n[hosts.\"*\"]\nhidden = true\n",
+			[]string{
+				`hosts.dev.project: "src" is not a path on the host; begin it with / or ~/`,
+				`hosts.dev.transport: "telnet" is none of auto, system, builtin`, `hosts.dev.towline:`, `hosts."*": names no single host`,
+			},
+		},
 		"wrong type":         {"[ssh]\nlisten = 22\n", []string{"line 2"}},
 		"not toml":           {"[ssh\n", []string{"line 1"}},
 		"secret in base_url": {"[engine.native]\nbase_url = \"https://u:p@h/v1\"\n", []string{"api_key_env"}},
@@ -111,6 +130,52 @@ func TestParseReportsEveryMistake(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestHosts(t *testing.T) {
+	p := testPaths(t)
+	c, err := Parse([]byte(`
+ssh_config = "ssh/config"
+[hosts.dev]
+project = "~/src/shop"
+transport = "system"
+towline = "/opt/towline/bin/towline"
+install_dir = "/scratch/me"
+[hosts."bastion.example.com"]
+hidden = true
+`), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Host{Project: "~/src/shop", Transport: TransportSystem, Towline: "/opt/towline/bin/towline", InstallDir: "/scratch/me"}
+	if got := c.Host("dev"); got != want { // paths there are the host's: ~ stays
+		t.Errorf("dev: %+v", got)
+	}
+	if got := c.Host("bastion.example.com"); !got.Hidden || got.Transport != TransportAuto {
+		t.Errorf("bastion: %+v", got)
+	}
+	if got := c.Host("unmentioned"); got != (Host{Transport: TransportAuto}) {
+		t.Errorf("unmentioned: %+v", got)
+	}
+	if c.SSHConfig != filepath.Join(p.Config, "ssh/config") {
+		t.Errorf("ssh_config: %q", c.SSHConfig)
+	}
+}
+
+func TestKeysListsEveryKeyOnce(t *testing.T) {
+	keys := Keys()
+	seen := map[string]bool{}
+	for _, k := range keys {
+		if seen[k] || strings.HasSuffix(k, ".") || strings.Contains(k, "..") {
+			t.Errorf("key %q", k)
+		}
+		seen[k] = true
+	}
+	for _, k := range []string{"project", "ssh_config", "engine.native.base_url", "hosts.NAME.project", "hosts.NAME.install_dir"} {
+		if !seen[k] {
+			t.Errorf("%q is not listed in %v", k, keys)
+		}
 	}
 }
 
@@ -169,6 +234,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("[engine]\nkind='auto'\n"))
 	f.Add([]byte("[ssh]\nlisten = 22"))
 	f.Add([]byte("a.b.c = [1, {x=1}]"))
+	f.Add([]byte("[hosts.a]\nproject='~'\n[hosts.\"a.b\".c]\nx=1\n[host.b]"))
 	p := Paths{Config: "/c", State: "/s", Runtime: "/r"}
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if c, err := Parse(raw, p); err == nil && c.Validate() != nil {

@@ -5,11 +5,22 @@ import (
 	"strings"
 )
 
+// anyName stands in Keys for a part people choose themselves.
+const anyName = "NAME"
+
 // nearest is the known key closest to one a person mistyped, "" when none is
 // close: the same last word elsewhere, or at most a third of the letters off.
-func nearest(key string) string {
+// The parts of key are as in the file; a name in it is kept in the answer.
+func nearest(parts []string) string {
+	key := dotted(parts)
 	best, dist := "", len(key)/3+1
 	for _, k := range Keys() {
+		if head, tail, named := strings.Cut(k, "."+anyName+"."); named {
+			if len(parts) != strings.Count(k, ".")+1 {
+				continue // not that table: a name alone is no mistake of letters
+			}
+			k = head + "." + quoteKey(parts[strings.Count(head, ".")+1]) + "." + tail
+		}
 		d := distance(key, k)
 		if last(k) == last(key) {
 			d = 0
@@ -21,18 +32,31 @@ func nearest(key string) string {
 	return best
 }
 
+// dotted writes a key as it would stand in the file.
+func dotted(parts []string) string {
+	out := make([]string, len(parts))
+	for i, p := range parts {
+		out[i] = quoteKey(p)
+	}
+	return strings.Join(out, ".")
+}
+
 func last(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
 
-// Keys lists every key config.toml may have, dotted, in the order declared.
+// Keys lists every key config.toml may have, dotted, in the order declared. NAME
+// stands for a name of one's own.
 func Keys() []string { return keys(reflect.TypeFor[Config](), "") }
 
 func keys(t reflect.Type, prefix string) []string {
 	var out []string
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name := prefix + f.Tag.Get("toml")
-		if f.Type.Kind() == reflect.Struct {
-			out = append(out, keys(f.Type, name+".")...)
+		name, of := prefix+f.Tag.Get("toml"), f.Type
+		if of.Kind() == reflect.Map {
+			name, of = name+"."+anyName, of.Elem()
+		}
+		if of.Kind() == reflect.Struct {
+			out = append(out, keys(of, name+".")...)
 			continue
 		}
 		out = append(out, name)

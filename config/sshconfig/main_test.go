@@ -27,7 +27,9 @@ func home(t *testing.T, files map[string]string) Options {
 	}
 	return Options{
 		Home: dir, User: "me", SystemFile: filepath.Join(dir, "none"),
-		Getenv: func(k string) string { return map[string]string{"HOME": dir, "SET": "value", "SSH_AUTH_SOCK": "/agent"}[k] },
+		Getenv: func(k string) string {
+			return map[string]string{"HOME": dir, "SET": "value", "SSH_AUTH_SOCK": "/agent"}[k]
+		},
 	}
 }
 
