@@ -23,7 +23,11 @@ import (
 	"os"
 	"strconv"
 	"sync"
+	"time"
 
+	"golang.org/x/crypto/ssh"
+
+	"towline/config"
 	"towline/config/sshconfig"
 	"towline/launcher/remote"
 )
@@ -99,39 +103,139 @@ func (e *HopError) Unwrap() error { return e.Err }
 // Client is an authenticated connection to the target, behind however many hops.
 // It implements remote.Conn; all methods may be called concurrently.
 type Client struct {
-	mu  sync.Mutex
-	err error
+	hops  []*hop // first dialed first, the target last
+	last  *link  // the target's
+	done  chan struct{}
+	close func()
+
+	mu     sync.Mutex // guards what follows
+	closed bool       // by Close
+	err    error      // valid once done
 }
 
 var _ remote.Conn = (*Client)(nil)
 
-// Dial connects and logs in. ctx bounds the whole attempt; time spent waiting for
-// a person counts against ctx only. The Client is the caller's to Close.
-func Dial(ctx context.Context, c Config) (*Client, error) { return nil, errors.New("not yet") }
+// Dial connects and logs in. ctx bounds the whole attempt, the time a person takes
+// included; the steps' own deadlines stand still while a person is waited for. The
+// Client is the caller's to Close.
+func Dial(ctx context.Context, cfg Config) (*Client, error) {
+	r := &run{cfg: cfg.withDefaults(), last: make(map[string]time.Time)}
+	hops, err := r.chain(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for i, h := range hops {
+		if i > 0 {
+			h.via = hops[i-1]
+		}
+		err := h.login(ctx)
+		r.cfg.Secrets.asked(h.label)
+		if err != nil {
+			closeHops(hops[:i])
+			return nil, err
+		}
+	}
+	c := &Client{hops: hops, last: hops[len(hops)-1].link, done: make(chan struct{})}
+	c.close = sync.OnceFunc(func() { closeHops(c.hops) })
+	go c.watch()
+	return c, nil
+}
+
+// closeHops ends connections. The first carries the others, so it goes first: that
+// cannot block, whatever state the network is in.
+func closeHops(hops []*hop) {
+	for _, h := range hops {
+		h.link.fail(net.ErrClosed)
+	}
+	for _, h := range hops {
+		h.link.close()
+	}
+}
+
+// watch takes the whole chain down when the target's connection ends, whichever
+// hop it was that broke.
+func (c *Client) watch() {
+	<-c.last.done
+	c.mu.Lock()
+	c.err = c.last.gone()
+	if c.closed {
+		c.err = net.ErrClosed
+	}
+	c.mu.Unlock()
+	c.close()
+	close(c.done)
+}
 
 // Exec implements remote.Conn.
 func (c *Client) Exec(ctx context.Context, command string, o remote.ExecOptions) (remote.Process, error) {
-	return nil, errors.New("not yet")
+	p, err := c.last.exec(ctx, command, o)
+	if err != nil {
+		return nil, err // not a nil *process in an interface
+	}
+	return p, nil
 }
 
-// DialUnix implements remote.Conn.
+// DialUnix implements remote.Conn. The connection has a CloseWrite.
 func (c *Client) DialUnix(ctx context.Context, path string) (net.Conn, error) {
-	return nil, errors.New("not yet")
+	s, err := c.last.dialUnix(ctx, path)
+	if err != nil {
+		return nil, c.refused(ctx, err, path, "AllowStreamLocalForwarding")
+	}
+	return s, nil
 }
 
-// DialTCP implements remote.Conn.
+// DialTCP implements remote.Conn. The connection has a CloseWrite.
 func (c *Client) DialTCP(ctx context.Context, addr string) (net.Conn, error) {
-	return nil, errors.New("not yet")
+	s, err := c.last.dialTCP(ctx, addr)
+	if err != nil {
+		return nil, c.refused(ctx, err, addr, "AllowTcpForwarding")
+	}
+	return s, nil
+}
+
+// refused explains why a forwarded connection did not come about. It has no stage
+// of connecting: the connection stands.
+func (c *Client) refused(ctx context.Context, err error, what, option string) error {
+	h := c.last.h
+	var no *ssh.OpenChannelError
+	switch {
+	case errors.As(err, &no) && no.Reason == ssh.Prohibited:
+		return h.problem(remote.StageReady, &described{"the server does not forward to " + printable(what, 300), err}, no.Message, config.ExitDenied,
+			"allow it there: `"+option+" yes` in its sshd_config")
+	case errors.As(err, &no):
+		return h.problem(remote.StageReady, &described{"the server could not connect to " + printable(what, 300), err}, no.Message, config.ExitUnavailable,
+			"see whether something listens there: `ssh "+h.label+" ss -lx -lt`")
+	case ctx.Err() != nil:
+		return h.cut(remote.StageReady, ctx)
+	}
+	return err
 }
 
 // Done implements remote.Conn.
-func (c *Client) Done() <-chan struct{} { return nil }
+func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Err implements remote.Conn.
-func (c *Client) Err() error { return c.err }
+// Err implements remote.Conn: nil while the connection lives, net.ErrClosed after
+// Close, and otherwise a *config.Problem of stage "ready" that says what broke.
+func (c *Client) Err() error {
+	select {
+	case <-c.done:
+	default:
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
 
 // Server implements remote.Conn.
-func (c *Client) Server() string { return "" }
+func (c *Client) Server() string { return printable(string(c.last.conn.ServerVersion()), 255) }
 
 // Close implements remote.Conn.
-func (c *Client) Close() error { return nil }
+func (c *Client) Close() error {
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.close()
+	<-c.done
+	return nil
+}

@@ -33,8 +33,9 @@ type Secrets struct {
 
 // promptLimit is when a hop may ask again.
 type promptLimit struct {
-	next  time.Time
-	pause time.Duration
+	asking bool // by the Dial that is under way
+	next   time.Time
+	pause  time.Duration
 }
 
 // NewSecrets returns an empty memory.
@@ -79,3 +80,90 @@ func (nobody) Secret(context.Context, remote.SecretQuestion) (string, error) {
 }
 
 func (nobody) Notice(string, string) {}
+
+// errAskedLately is why a person is left alone.
+type errAskedLately struct{ wait time.Duration }
+
+func (e *errAskedLately) Error() string {
+	return "you were asked a short while ago; the next question by itself comes in " + e.wait.Round(time.Second).String()
+}
+
+func (e *errAskedLately) Unwrap() error { return remote.ErrNobody }
+
+// mayAsk reports whether hop may ask a person now, with the error to give when
+// not. Within one Dial questions follow each other freely; asked begins the pause.
+func (s *Secrets) mayAsk(hop string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.prompts[hop]
+	if l == nil {
+		l = &promptLimit{}
+		s.prompts[hop] = l
+	}
+	if l.asking {
+		return nil
+	}
+	if wait := l.next.Sub(s.now()); wait > 0 {
+		return &errAskedLately{wait}
+	}
+	l.asking = true
+	return nil
+}
+
+// asked ends a hop's part in a Dial: the next one by itself asks after a pause.
+func (s *Secrets) asked(hop string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.prompts[hop]
+	if l == nil || !l.asking {
+		return
+	}
+	l.asking = false
+	l.pause = min(max(2*l.pause, promptPause), promptPauseMax)
+	l.next = s.now().Add(l.pause)
+}
+
+func (s *Secrets) acceptedOnce(address string, key ssh.PublicKey) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.accepted[address] == string(key.Marshal())
+}
+
+func (s *Secrets) acceptOnce(address string, key ssh.PublicKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepted[address] = string(key.Marshal())
+}
+
+// key is the unlocked private key of pub, nil when it was not unlocked yet.
+func (s *Secrets) key(pub ssh.PublicKey) ssh.Signer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.keys[string(pub.Marshal())]
+}
+
+func (s *Secrets) keepKey(signer ssh.Signer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys[string(signer.PublicKey().Marshal())] = signer
+}
+
+// password is what was right before for this account and prompt.
+func (s *Secrets) password(id string) (string, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.passwords[id]
+	return p, ok
+}
+
+func (s *Secrets) keepPassword(id, password string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passwords[id] = password
+}
+
+func (s *Secrets) dropPassword(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.passwords, id)
+}
