@@ -39,6 +39,8 @@ type Remote interface {
 
 // Options say what is wanted. The zero value is usable.
 type Options struct {
+	// Host is the target as the person types it, for hints. Empty: "HOST".
+	Host string
 	// InstallDir is where Towline is looked for and installed; "~/" is the
 	// remote's home. Empty: $XDG_DATA_HOME/towline or ~/.local/share/towline.
 	InstallDir string
@@ -52,9 +54,50 @@ type Options struct {
 	// given up, EnvTimeout how long its rc files may take, ItemTimeout how long
 	// each question of the probe. 0: 30 s, 10 s, 5 s.
 	ShellTimeout, EnvTimeout, ItemTimeout time.Duration
+	// StartTimeout is how long a daemon may take to start, LockTimeout how long
+	// another installer may hold the lock. 0: 30 s, 10 min.
+	StartTimeout, LockTimeout time.Duration
 	// Events is told about progress, from one goroutine at a time; may be nil.
 	Events func(remote.Event)
 	Log    *slog.Logger
 	// Now is the clock the remote's is compared with; nil is time.Now.
 	Now func() time.Time
+}
+
+func (o Options) withDefaults() Options {
+	for _, d := range []struct {
+		v *time.Duration
+		d time.Duration
+	}{
+		{&o.ShellTimeout, 30 * time.Second},
+		{&o.EnvTimeout, 10 * time.Second},
+		{&o.ItemTimeout, 5 * time.Second},
+		{&o.StartTimeout, 30 * time.Second},
+		{&o.LockTimeout, 10 * time.Minute},
+	} {
+		if *d.v <= 0 {
+			*d.v = d.d
+		}
+	}
+	if o.Window == (protocol.Window{}) {
+		o.Window = protocol.Spoken
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Events == nil {
+		o.Events = func(remote.Event) {}
+	}
+	return o
+}
+
+// host is the target's name for a hint.
+func (o Options) host() string {
+	if o.Host == "" {
+		return "HOST"
+	}
+	return o.Host
 }

@@ -39,7 +39,7 @@ type Report struct {
 	Tools        []string          `json:"tools"`        // optional tools that exist: setsid, flock, gzip, sha256sum, …
 
 	InstallDir   string `json:"installDir"`   // absolute
-	DataDir      string `json:"-"`            // reserved for the private Codex daemon's socket and log
+	StateDir     string `json:"stateDir"`     // where Towline's own state is: run/ in it holds sockets
 	DiskFree     int64  `json:"diskFree"`     // bytes available at InstallDir; -1 unknown
 	ReadOnlyHome bool   `json:"readOnlyHome"` // home cannot be written to
 	NoExec       bool   `json:"noExec"`       // InstallDir lies on a file system mounted noexec
@@ -57,6 +57,8 @@ type Report struct {
 
 	Items []Item        `json:"items"` // how long each question took, and which stayed unanswered
 	Took  time.Duration `json:"tookNs"`
+
+	o Options // of the Probe, for what comes after it
 }
 
 // Sandbox is what the remote's kernel offers for confining commands.
