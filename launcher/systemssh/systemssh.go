@@ -20,9 +20,13 @@ package systemssh
 import (
 	"context"
 	"log/slog"
+	"net"
 	"os"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
+	"towline/config"
 	"towline/config/sshconfig"
 	"towline/launcher/remote"
 )
@@ -88,13 +92,81 @@ func (c Config) withDefaults() (Config, error) {
 func Dial(ctx context.Context, c Config) (remote.Conn, error) {
 	c, err := c.withDefaults()
 	if err != nil {
+		return nil, &config.Problem{Stage: remote.StageDial, Err: err, Hints: []string{"start this program by its full path"}}
+	}
+	if !c.SingleChannel {
+		if m := existing(ctx, c); m != nil {
+			return m, nil
+		}
+	}
+	r, err := releaseOf(ctx, c.Program)
+	if err != nil {
 		return nil, err
 	}
-	return dial(ctx, c)
+	sweep(ctx, c.Program, c.RuntimeDir)
+	l, err := newLogin(c, r)
+	if err != nil {
+		return nil, err
+	}
+	if c.SingleChannel || !r.multiplexes() {
+		return dialSingle(ctx, l)
+	}
+	return dialMaster(ctx, l)
 }
 
 // MasterAlive says whether a control master of the user answers on the target's
-// ControlPath. It is quick, logs in nowhere, and starts nothing.
-func MasterAlive(ctx context.Context, t sshconfig.Target) bool { return false }
+// ControlPath and may be shared without asking. It is quick, logs in nowhere, and
+// starts nothing.
+func MasterAlive(ctx context.Context, t sshconfig.Target) bool {
+	client, nc, err := users(ctx, t)
+	if err != nil {
+		return false
+	}
+	_, _ = client.Close(), nc.Close()
+	return true
+}
 
-func dial(context.Context, Config) (remote.Conn, error) { return nil, remote.ErrNobody }
+// users connects to the user's own control master. One that asks before it is
+// shared is left alone: the proxy would go past the question.
+func users(ctx context.Context, t sshconfig.Target) (*ssh.Client, net.Conn, error) {
+	if t.ControlPath == "" || t.ControlPath == "none" || t.ControlMaster == "ask" || t.ControlMaster == "autoask" {
+		return nil, nil, os.ErrNotExist
+	}
+	return control(ctx, t.ControlPath)
+}
+
+// existing shares the user's control master, if there is one that lives.
+func existing(ctx context.Context, c Config) *mux {
+	client, nc, err := users(ctx, c.Target)
+	if err != nil {
+		return nil
+	}
+	for _, s := range []string{remote.StageDial, remote.StageHostKey, remote.StageAuth} {
+		c.Events(remote.Event{Stage: s, Hop: destination(c.Target)})
+		c.Events(remote.Event{Stage: s, Hop: destination(c.Target), Done: true, Text: "by the control master at " + clean(c.Target.ControlPath)})
+	}
+	return newMux(c, client, nc, nil)
+}
+
+// dialMaster logs in with a control master of our own.
+func dialMaster(ctx context.Context, l *login) (remote.Conn, error) {
+	socket := l.dir.file(masterName)
+	if err := l.start(masterArgs(l.c, l.r, l.scratch, socket), nil); err != nil {
+		return nil, err
+	}
+	var client *ssh.Client
+	var nc net.Conn
+	err := l.run(ctx, func() (bool, error) {
+		// ssh listens here once it is logged in, and not before.
+		if _, err := os.Lstat(socket); err != nil {
+			return false, nil
+		}
+		var err error
+		client, nc, err = control(ctx, socket)
+		return err == nil, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newMux(l.c, client, nc, l), nil
+}

@@ -48,7 +48,6 @@ func Conformance(t *testing.T, dial func() remote.Conn) {
 		{"a unix socket of the remote", dialUnix},
 		{"a TCP address of the remote", dialTCP},
 		{"the end of one direction", dialHalfClose},
-		{"deadlines of a dialed connection", dialDeadline},
 		{"nobody listens there", dialRefused},
 		{"closing ends everything", closeAll},
 	} {
@@ -332,22 +331,6 @@ func dialHalfClose(t *testing.T, c remote.Conn) {
 	}
 	if all, err := io.ReadAll(conn); string(all) != "all of it, bye" || err != nil {
 		t.Errorf("got %q, %v", all, err)
-	}
-}
-
-func dialDeadline(t *testing.T, c remote.Conn) {
-	path := filepath.Join(socketDir(t), "s")
-	echo(t, listen(t, "unix", path))
-	conn, err := c.DialUnix(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if err := conn.SetReadDeadline(time.Now().Add(time.Millisecond)); err != nil {
-		t.Skipf("this carrier has no deadlines, and says so: %v", err)
-	}
-	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("a read past its deadline: %v", err)
 	}
 }
 
