@@ -13,6 +13,7 @@ import (
 
 	"towline/appserver/engine/native/sandbox"
 	"towline/config"
+	"towline/launcher/systemssh"
 )
 
 func main() {
@@ -21,6 +22,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == sandbox.Command {
 		os.Exit(sandbox.Main(os.Args[2:]))
 	}
+	os.Args = systemssh.AskpassArgs(os.Args) // ssh gives its askpass program a name and no command
 	os.Exit(run())
 }
 

@@ -28,7 +28,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(nil), newVersion(), helpConfig(), helpExitCodes())
+	root.AddCommand(newServe(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(nil), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})
