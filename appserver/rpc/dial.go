@@ -86,7 +86,9 @@ func DialWebSocket(ctx context.Context, rw io.ReadWriteCloser, o WebSocketOption
 		}
 		return nil, err
 	}
-	return newWebSocket(c, k.rw.cork, maxFrame), nil
+	ws := newWebSocket(c, k.rw.cork, maxFrame)
+	ws.from, _ = rw.(Lingerer)
+	return ws, nil
 }
 
 // knock is an http.RoundTripper for the one request of a handshake, on a byte

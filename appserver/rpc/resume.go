@@ -1,9 +1,46 @@
 package rpc
 
+// A resumable stream outlives the links it runs over. Its wire format, agreed
+// on as WebSocket subprotocol "towline.resume.v1": every message of the link is
+// one frame, a letter and then fields, each after one blank. Numbers are
+// decimal without leading zeros and below 2^53. Frames "m" and "c" are numbered
+// from 1, each direction for itself. A message is the bytes it was given as; one
+// of more than 128 KiB goes in pieces, so that a slow link makes progress and
+// still shows signs of life.
+//
+//	o ID SECRET KEEP              client, first: begin a session, to be kept for KEEP
+//	                              seconds without a link (0: the server's default).
+//	                              Sent again when no welcome came, which begins no second one.
+//	r ID SECRET RECEIVED TAKEN    client, first on a later link: go on with a session
+//	w RECEIVED TAKEN              server, first: welcome; what the other side was sent and
+//	                              has not received follows at once, both ways
+//	m NUMBER TAKEN BYTES          a message, or the last piece of one
+//	c NUMBER TAKEN BYTES          a piece of a message; the next one follows
+//	a TAKEN                       nothing to say but what was taken
+//	p                             are you there
+//	q                             I am
+//	e CODE NUMBER [TEXT]          the end, after the last message; answered with one
+//
+// ID and SECRET are 128 random bits each, in lower case hexadecimal. The client
+// makes them, so that an answer that was lost costs no session. RECEIVED is the
+// number of the last frame that arrived, TAKEN that of the last one the reader
+// above has taken: the sender keeps frames until they are taken, and so cannot
+// send faster than they are read, but never sends again what was received.
+// NUMBER of an end is the last frame that was or will be read. CODE is
+//
+//	closed    in good order: everything was sent
+//	lost      the session is not known here, or cannot go on: read state anew
+//	busy      there are too many; try later
+//
+// Either end asks "p" when it has heard nothing for 15 seconds and gives a link
+// up after 45. A new link for a session ends the old one.
+
 import (
-	"context"
+	"bytes"
+	"encoding/hex"
 	"errors"
-	"log/slog"
+	"fmt"
+	"strconv"
 	"time"
 )
 
@@ -11,25 +48,54 @@ import (
 // resumable stream.
 const ResumeProtocol = "towline.resume.v1"
 
-// headRoom is more than what precedes a message in a frame, in bytes.
-const headRoom = 64
+const (
+	// pieceBytes is the most one frame carries of a message: what a link of a few
+	// kilobytes a second can write within WriteTimeout.
+	pieceBytes = 128 << 10
+	// headRoom is more than the fields before that, in bytes.
+	headRoom = 128
+	// maxNumber keeps numbers exact in whatever a peer counts with.
+	maxNumber = 1<<53 - 1
+	// pingEvery and linkDead: a peer that is gone is noticed after three pings.
+	pingEvery = 15 * time.Second
+	linkDead  = 3 * pingEvery
+	// ackDelay is how long "taken" waits to ride on a message; ackMessages and
+	// ackBytes is how much of it does not wait.
+	ackDelay    = 100 * time.Millisecond
+	ackMessages = 32
+	ackBytes    = 128 << 10
+	// helloTime is how long the first frame of either side may take.
+	helloTime = 15 * time.Second
+	// closeTime is how long the end of a stream may take to be agreed on when
+	// somebody waits for it.
+	closeTime = 2 * time.Second
+	// maxEndText bounds what an end says, in bytes.
+	maxEndText = 512
+)
+
+// Codes of an end.
+const (
+	endClosed = "closed"
+	endLost   = "lost"
+	endBusy   = "busy"
+)
 
 // ErrLost ends a resumable stream that cannot go on: the other end no longer
-// knows it, or more happened during an absence than it keeps. Whoever is above
-// must read state anew on a new stream. A client gets it as a [*LostError].
+// knows it, or more happened during an absence than is kept. Whoever is above
+// must read state anew on a new stream. It comes as a [*LostError].
 var ErrLost = errors.New("the session is lost")
 
 // ErrRefused marks an error of ResumeOptions.Dial that only a person can mend:
-// a login that was denied, a host key that changed. Wrap it in with %w. It is
+// a login that was denied, a host key that changed. Wrap it with %w. It is
 // shown in LinkState.Err and tried again slowly.
 var ErrRefused = errors.New("refused")
 
-// LostError is how a client's resumable stream ends when messages may not have
-// arrived. It matches [ErrLost].
+// LostError is how a resumable stream ends when messages may not have arrived.
+// It matches [ErrLost].
 type LostError struct {
-	Why    string   // a sentence for a person
+	Why    string   // a clause for a person: "it is not known here any more"
 	Unsent [][]byte // written here and never sent
-	Unsure [][]byte // sent, and whether they were received is not known
+	Unsure [][]byte // sent, and whether they were read is not known
 }
 
 // Error is Why in context.
@@ -38,101 +104,159 @@ func (e *LostError) Error() string { return ErrLost.Error() + ": " + e.Why }
 // Is makes errors.Is(err, ErrLost) true.
 func (e *LostError) Is(target error) bool { return target == ErrLost }
 
-// ResumeOptions set up the client half of a resumable stream. Dial is required.
-type ResumeOptions struct {
-	// Dial opens a fresh link: a Stream that negotiated [ResumeProtocol], see
-	// [DialWebSocket]. It bounds itself: a person may have to type a password.
-	// An error that trying again will not mend wraps ErrRefused.
-	Dial func(ctx context.Context) (Stream, error)
-	// First, when not nil, is a link that is open already and used before Dial is.
-	First Stream
-	// BufferBytes and BufferMessages bound what is kept until the server has it;
-	// writers beyond that wait. Zero means the default of each.
-	BufferBytes    int64
-	BufferMessages int
-	// Keep is how long the server shall keep the session while this end is away;
-	// it may keep it for less. Zero means its default, an hour.
-	Keep time.Duration
-	Log  *slog.Logger // nil discards
+// token is an ID or a SECRET.
+type token [16]byte
+
+// frame is any one of them; which members count depends on kind.
+type frame struct {
+	kind       byte
+	id, secret token
+	keep       time.Duration
+	number     uint64 // of m, c and e
+	received   uint64
+	taken      uint64
+	code       string
+	text       string
+	msg        []byte // aliases what was parsed
 }
 
-// LinkState is how the link under a Resumable is.
-type LinkState struct {
-	Up      bool
-	Attempt int       // tries since the link was lost; 0 while it is up
-	NextTry time.Time // of the next one; zero while it is up and while one runs
-	Err     error     // why the link ended, or the last try failed; nil while it is up
-	Since   time.Time // when Up last changed
+var errFrame = errors.New("not a frame of " + ResumeProtocol)
+
+// parseFrame reads one frame. What is not exactly one is an error.
+func parseFrame(b []byte) (frame, error) {
+	if len(b) == 0 {
+		return frame{}, errFrame
+	}
+	f, p := frame{kind: b[0]}, fields{rest: b[1:]}
+	switch f.kind {
+	case 'm', 'c':
+		f.number, f.taken = p.number(), p.number()
+		f.msg = p.remainder()
+	case 'a':
+		f.taken = p.number()
+	case 'p', 'q':
+	case 'o':
+		f.id, f.secret = p.token(), p.token()
+		f.keep = time.Duration(min(p.number(), 1<<31)) * time.Second
+	case 'r':
+		f.id, f.secret = p.token(), p.token()
+		f.received, f.taken = p.number(), p.number()
+	case 'w':
+		f.received, f.taken = p.number(), p.number()
+	case 'e':
+		f.code, f.number = p.word(), p.number()
+		if len(p.rest) > 0 {
+			text := p.remainder()
+			f.text = oneLine(string(bytes.ToValidUTF8(text[:min(len(text), maxEndText)], nil)))
+		}
+	default:
+		return frame{}, errFrame
+	}
+	if p.bad || len(p.rest) > 0 {
+		return frame{}, errFrame
+	}
+	return f, nil
 }
 
-// Resumable is the client half of a resumable stream: a [Stream] that outlives
-// the links it runs over. Read and Write wait while there is none.
-type Resumable struct{}
-
-var _ Stream = (*Resumable)(nil)
-
-// NewResumable makes a client half. It starts with Connect, or with the first
-// Read or Write.
-func NewResumable(o ResumeOptions) *Resumable { return &Resumable{} }
-
-// Connect makes the first link and waits until the server has agreed. Its error
-// is the first failure; the Resumable is closed then. It is optional: without it
-// the first link is tried for as long as any other.
-func (r *Resumable) Connect(ctx context.Context) error { return ErrClosed }
-
-// Read implements [Stream]. It ends with io.EOF when the server closed the
-// stream and everything was read, and with a *LostError when it cannot go on.
-func (r *Resumable) Read(ctx context.Context) ([]byte, error) { return nil, ErrClosed }
-
-// Write implements [Stream]. The message is kept until the server has it.
-func (r *Resumable) Write(ctx context.Context, msg []byte) error { return ErrClosed }
-
-// Close implements [Stream]. With a link it lets what was written arrive and
-// ends the session on the server, within two seconds. Its error is a *LostError
-// when messages were left that may not have arrived.
-func (r *Resumable) Close(reason error) error { return nil }
-
-// State is how the link is now.
-func (r *Resumable) State() LinkState { return LinkState{} }
-
-// Changed is closed, and replaced, when State changes.
-func (r *Resumable) Changed() <-chan struct{} { return nil }
-
-// Retry tries again at once instead of at NextTry. With a link, it makes sure
-// that the link still works.
-func (r *Resumable) Retry() {}
-
-// SessionsConfig bounds what absent clients can make a server hold. The zero
-// value is a safe default.
-type SessionsConfig struct {
-	// PerOwner and Total bound sessions, of one owner and in all.
-	PerOwner, Total int
-	// BufferBytes and BufferMessages bound what one session keeps for a client
-	// that is away; OwnerBytes what all of one owner's do, TotalBytes all there are.
-	BufferBytes            int64
-	BufferMessages         int
-	OwnerBytes, TotalBytes int64
-	// Away is how long a session is kept for an absent client that asked for no
-	// time; MaxAway for any.
-	Away, MaxAway time.Duration
-	Log           *slog.Logger // nil discards
+// fields takes the fields of a frame off its front.
+type fields struct {
+	rest []byte
+	bad  bool
 }
 
-// Sessions is the server half: it finds the stream that a link belongs to.
-type Sessions struct{}
-
-// NewSessions makes the server half. Run must be running for Serve to serve.
-func NewSessions(cfg SessionsConfig) *Sessions { return &Sessions{} }
-
-// Run lives until ctx ends, then ends every session and waits for its accept.
-func (s *Sessions) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// Serve carries one link, which has negotiated [ResumeProtocol], until it is
-// over, and closes it. owner says whose it is and with which rights: a session
-// is only found again by the same owner. For a new session accept is called
-// once, in a goroutine of its own, with the stream that outlives the link; it
-// returns when that is over. Its context ends with Run's.
-func (s *Sessions) Serve(ctx context.Context, link Stream, owner string, accept func(context.Context, Stream)) error {
-	return ErrClosed
+// word is up to the next blank; its own blank comes before it.
+func (p *fields) word() string {
+	if len(p.rest) < 2 || p.rest[0] != ' ' {
+		p.bad = true
+		return ""
+	}
+	w := p.rest[1:min(len(p.rest), 1+headRoom)]
+	if i := bytes.IndexByte(w, ' '); i >= 0 {
+		w = w[:i]
+	}
+	if len(w) == 0 {
+		p.bad = true
+	}
+	p.rest = p.rest[1+len(w):]
+	return string(w)
 }
 
+func (p *fields) number() uint64 {
+	w := p.word()
+	n, err := strconv.ParseUint(w, 10, 64)
+	if err != nil || n > maxNumber || w[0] == '+' || w[0] == '0' && len(w) > 1 {
+		p.bad = true
+		return 0
+	}
+	return n
+}
+
+func (p *fields) token() (t token) {
+	w := []byte(p.word())
+	if len(w) != 2*len(t) || !bytes.Equal(w, bytes.ToLower(w)) {
+		p.bad = true
+		return t
+	}
+	if _, err := hex.Decode(t[:], w); err != nil {
+		p.bad = true
+	}
+	return t
+}
+
+// remainder is everything after one blank; it may be empty.
+func (p *fields) remainder() []byte {
+	if len(p.rest) == 0 || p.rest[0] != ' ' {
+		p.bad = true
+		return nil
+	}
+	r := p.rest[1:]
+	p.rest = nil
+	return r
+}
+
+// messageFrame copies one piece of a message behind its head.
+func messageFrame(kind byte, number, taken uint64, piece []byte) []byte {
+	b := make([]byte, 0, digits(number)+digits(taken)+4+len(piece))
+	b = strconv.AppendUint(append(b, kind, ' '), number, 10)
+	b = strconv.AppendUint(append(b, ' '), taken, 10)
+	return append(append(b, ' '), piece...)
+}
+
+// digits is how many n has.
+func digits(n uint64) int {
+	d := 1
+	for ; n >= 10; n /= 10 {
+		d++
+	}
+	return d
+}
+
+// payload is what messageFrame was given.
+func payload(frame []byte) []byte {
+	for range 3 {
+		frame = frame[bytes.IndexByte(frame, ' ')+1:]
+	}
+	return frame
+}
+
+func takenFrame(taken uint64) []byte { return fmt.Appendf(nil, "a %d", taken) }
+
+func openFrame(id, secret token, keep time.Duration) []byte {
+	return fmt.Appendf(nil, "o %x %x %d", id[:], secret[:], int64(keep/time.Second))
+}
+
+func resumeFrame(id, secret token, received, taken uint64) []byte {
+	return fmt.Appendf(nil, "r %x %x %d %d", id[:], secret[:], received, taken)
+}
+
+func welcomeFrame(received, taken uint64) []byte {
+	return fmt.Appendf(nil, "w %d %d", received, taken)
+}
+
+func endFrame(code string, number uint64, text string) []byte {
+	b := fmt.Appendf(nil, "e %s %d", code, number)
+	if text == "" {
+		return b
+	}
+	return append(append(b, ' '), text[:min(len(text), maxEndText)]...)
+}

@@ -15,8 +15,9 @@ import (
 // wsStream frames messages as WebSocket text frames (RFC 6455).
 type wsStream struct {
 	c     *websocket.Conn
-	cork  *Cork // may be nil
-	frame int   // longer messages go out in several frames of this size; 0: never
+	cork  *Cork    // may be nil
+	from  Lingerer // may be nil
+	frame int      // longer messages go out in several frames of this size; 0: never
 	once  sync.Once
 	done  chan struct{}
 	slow  atomic.Bool // a write took longer than WriteTimeout
@@ -34,7 +35,7 @@ func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream { return newWebSocket(
 func newWebSocket(c *websocket.Conn, cork *Cork, frame int) *wsStream {
 	limit := int64(MaxMessage)
 	if c.Subprotocol() == ResumeProtocol {
-		limit += headRoom // of the message inside
+		limit = pieceBytes + headRoom
 	}
 	c.SetReadLimit(limit)
 	return &wsStream{c: c, cork: cork, frame: frame, done: make(chan struct{})}
@@ -44,6 +45,21 @@ func newWebSocket(c *websocket.Conn, cork *Cork, frame int) *wsStream {
 func Resumes(s Stream) bool {
 	w, ok := s.(*wsStream)
 	return ok && w.c.Subprotocol() == ResumeProtocol
+}
+
+// Lingerer is a byte stream whose next read may give more bytes a moment to
+// arrive.
+type Lingerer interface{ Linger() }
+
+// Linger tells a Stream that what was read last is one of many small messages:
+// when nothing more has arrived yet, the next Read may wait a fraction of a
+// millisecond and then take several with one system call and one wake-up, which
+// is most of what carrying a word costs. Streams made by [DialWebSocket] on a
+// Lingerer do so; others ignore it.
+func Linger(s Stream) {
+	if w, ok := s.(*wsStream); ok && w.from != nil {
+		w.from.Linger()
+	}
 }
 
 // Batch implements [Batcher].
