@@ -122,6 +122,9 @@ func TestStockCodexJourney(t *testing.T) {
 		say(term, "write inside.txt with ahoy")
 		term.Wait("inside.txt")
 		term.WaitMatch(`(?s)inside\.txt.*Worked for`)
+		if got, err := os.ReadFile(filepath.Join(h.Project, "inside.txt")); err != nil || strings.TrimSpace(string(got)) != "ahoy" {
+			t.Errorf("inside.txt holds %q, %v; the screen shows:\n%s", got, err, term.Screen())
+		}
 
 		// Interrupt.
 		say(term, "count to 400 slowly")

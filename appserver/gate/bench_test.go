@@ -18,8 +18,10 @@ import (
 
 	"github.com/coder/websocket"
 
+	"towline/appserver/access"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
+	"towline/appserver/transport"
 )
 
 // socket serves each accepted WebSocket on a unix socket with serve and returns
@@ -48,6 +50,32 @@ func socket(tb testing.TB, serve func(ctx context.Context, s rpc.Stream)) func(c
 	tb.Cleanup(srv.Close)
 	e := &codexEngine{socket: filepath.Join(dir, "s")}
 	return e.Connect
+}
+
+// door is the daemon's own socket in front of g, and how to dial it.
+func door(tb testing.TB, g *Gate) func(ctx context.Context) (rpc.Stream, error) {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "gate")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l, err := transport.Listen(ctx, "unix://"+filepath.Join(dir, "s"), transport.Options{RuntimeDir: dir, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() {
+		served <- l.Serve(ctx, func(ctx context.Context, s rpc.Stream, _ access.Principal, via, _ string) {
+			_ = g.Serve(ctx, s, Client{Principal: principal("ana", protocol.RoleOperator), Via: via})
+		})
+	}()
+	tb.Cleanup(func() {
+		cancel()
+		<-served
+		_ = os.RemoveAll(dir)
+	})
+	return func(ctx context.Context) (rpc.Stream, error) { return transport.Dial(ctx, l.URL()) }
 }
 
 // echoEngine answers every request at once, and "blast" with a number of deltas
@@ -94,17 +122,14 @@ func newEcho(tb testing.TB) *echoEngine {
 
 // sides dials one engine directly and its twin through a gate, handshake done.
 // They are two, because the gate's watcher would slow the direct side down.
-func sides(b *testing.B, plain, e Engine) (direct, gated rpc.Stream) {
+func sides(b *testing.B, plain func(ctx context.Context) (rpc.Stream, error), e Engine) (direct, gated rpc.Stream) {
 	b.Helper()
 	g := New(Config{Engine: e, Store: noStore{}, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- g.Run(ctx) }()
 	b.Cleanup(func() { cancel(); <-ran })
-	through := socket(b, func(ctx context.Context, s rpc.Stream) {
-		_ = g.Serve(ctx, s, Client{Principal: principal("ana", protocol.RoleOperator), Via: "unix"})
-	})
-	for i, dial := range []func(context.Context) (rpc.Stream, error){plain.Connect, through} {
+	for i, dial := range []func(context.Context) (rpc.Stream, error){plain, door(b, g)} {
 		s, err := dial(b.Context())
 		if err != nil {
 			b.Fatal(err)
@@ -139,7 +164,7 @@ func roundTrip(tb testing.TB, s rpc.Stream, msg, id string) json.RawMessage {
 // BenchmarkGateRoundTrip: the goal is 60 µs added at the median. The two sides
 // take turns, so that what else the machine does meets both.
 func BenchmarkGateRoundTrip(b *testing.B) {
-	direct, gated := sides(b, newEcho(b), newEcho(b))
+	direct, gated := sides(b, newEcho(b).Connect, newEcho(b))
 	var took [2][]time.Duration
 	i := 0
 	for b.Loop() {
@@ -168,7 +193,7 @@ func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
 // and the gate share the machine's cores, so a ratio near 1 would need more of
 // them than two. BenchmarkCodexDeltas is the one with the goal.
 func BenchmarkGateDeltas(b *testing.B) {
-	direct, gated := sides(b, newEcho(b), newEcho(b))
+	direct, gated := sides(b, newEcho(b).Connect, newEcho(b))
 	const n = 20_000
 	var took [2]time.Duration
 	for b.Loop() {
@@ -187,7 +212,7 @@ func BenchmarkGateDeltas(b *testing.B) {
 // BenchmarkCodexRoundTrip and BenchmarkCodexDeltas are the same with the real
 // codex: the first binary of TOWLINE_TEST_CODEX.
 func BenchmarkCodexRoundTrip(b *testing.B) {
-	direct, gated := sides(b, benchCodex(b), benchCodex(b))
+	direct, gated := sides(b, benchCodex(b).dial, benchCodex(b))
 	var took [2][]time.Duration
 	i := 0
 	for b.Loop() {
@@ -225,7 +250,7 @@ func BenchmarkCodexDeltas(b *testing.B) {
 		_, _ = io.WriteString(w, `data: {"type":"response.output_item.done","item":{"type":"message","role":"assistant","id":"msg_1","content":[{"type":"output_text","text":"x"}]}}`+"\n\n")
 	}
 	plain.model.raw, e.model.raw = say, say
-	direct, gated := sides(b, plain, e)
+	direct, gated := sides(b, plain.dial, e)
 	var threads [2]string
 	for side, s := range []rpc.Stream{direct, gated} {
 		threads[side] = protocol.StringField(protocol.Field(roundTrip(b, s, `{"id":1,"method":"thread/start","params":{}}`, "1"), "thread"), "id")

@@ -274,6 +274,7 @@ func (c *client) passLocked(ev *event) {
 	}
 	if ev.what == whatItemEvent && strings.HasSuffix(ev.Method, "elta") { // …/delta, …Delta
 		c.putSoon(ev.msg)
+		rpc.Linger(c.u.s)
 		return
 	}
 	c.put(ev.msg)

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,12 +17,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"towline/appserver/engine/native"
 	nativemodel "towline/appserver/engine/native/model"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
+	"towline/appserver/transport"
 	"towline/config/store"
 )
 
@@ -138,16 +136,12 @@ func (e *codexEngine) State() protocol.EngineState {
 }
 
 func (e *codexEngine) Connect(ctx context.Context) (rpc.Stream, error) {
-	hc := &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", e.socket)
-		},
-	}}
-	c, _, err := websocket.Dial(ctx, "ws://localhost/", &websocket.DialOptions{HTTPClient: hc}) //nolint:bodyclose // the library says not to
-	if err != nil {
-		return nil, err
-	}
-	return rpc.NewWebSocket(c), nil
+	return transport.DialEngine(ctx, e.socket)
+}
+
+// dial connects as a client without a gate does.
+func (e *codexEngine) dial(ctx context.Context) (rpc.Stream, error) {
+	return transport.Dial(ctx, "unix://"+e.socket)
 }
 
 func startCodex(t testing.TB, bin string) *codexEngine {

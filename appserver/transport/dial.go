@@ -30,6 +30,25 @@ func Dial(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(
 // whether it is.
 func DialLink(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(ctx, url, true) }
 
+// DialEngine is [Dial] for the unix socket of an engine that streams: rpc.Linger
+// works on it, at the price of a thread for a connection.
+func DialEngine(ctx context.Context, path string) (rpc.Stream, error) {
+	url := "unix://" + path
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("no answer in time"))
+	defer cancel()
+	c, err := dialUnix(ctx, path)
+	if err == nil {
+		var rw io.ReadWriteCloser
+		if rw, err = unpolled(c.(*net.UnixConn)); err == nil {
+			var s rpc.Stream
+			if s, err = rpc.DialWebSocket(ctx, rw, rpc.WebSocketOptions{}); err == nil {
+				return s, nil
+			}
+		}
+	}
+	return nil, dialProblem(ctx, url, err)
+}
+
 func dialURL(ctx context.Context, url string, resume bool) (rpc.Stream, error) {
 	a, err := parseAddress(url)
 	if err != nil {

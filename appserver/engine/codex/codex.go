@@ -187,7 +187,7 @@ func (e *Engine) Connect(ctx context.Context) (rpc.Stream, error) {
 		st, socket, changed := e.snapshot()
 		switch st.State {
 		case stateReady:
-			s, err := transport.Dial(ctx, "unix://"+socket)
+			s, err := transport.DialEngine(ctx, socket)
 			if err == nil {
 				return s, nil
 			}
