@@ -26,6 +26,7 @@ func TestRedialSlowsDownAndNeverEnds(t *testing.T) {
 		if _, err := r.Read(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("gave up: %v", err)
 		}
+		synctest.Wait()
 		for i := range tries[1:] {
 			d := tries[i+1].Sub(tries[i])
 			want := min(firstDelay<<min(i, 20), maxDelay)
@@ -395,6 +396,7 @@ func TestFullClientWaitsForTheLink(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); sendAll(t, &tally{r, &wrote}, "up", 200) }()
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if wrote != 4 {
 			t.Errorf("%d written without a link", wrote)
 		}

@@ -420,6 +420,7 @@ func TestUnreadMessagesHoldTheWriter(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if wrote != 10 || !r.State().Up || g.dials.Load() != 1 {
 			t.Errorf("%d messages written, %+v, %d links", wrote, r.State(), g.dials.Load())
 		}
@@ -448,8 +449,6 @@ func TestStoppingSaysGoodbyeAndWaitsForNobodyAbsent(t *testing.T) {
 		}
 		g.set(func() { g.fault = errors.New("stopped") })
 		synctest.Wait()
-		h := g.cut
-		_ = h
 		began := time.Now()
 		g.close()
 		if d := time.Since(began); d > closeTime {

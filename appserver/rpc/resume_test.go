@@ -247,7 +247,7 @@ func TestResumeThroughThousandsOfCuts(t *testing.T) {
 		o    ResumeOptions
 	}{
 		"short links":    {1500, 400, SessionsConfig{}, ResumeOptions{}},
-		"longer links":   {3000, 15000, SessionsConfig{}, ResumeOptions{}},
+		"longer links":   {1500, 9000, SessionsConfig{}, ResumeOptions{}},
 		"little room":    {1000, 500, SessionsConfig{BufferBytes: 8 << 20}, ResumeOptions{BufferBytes: 2000, BufferMessages: 3}},
 		"room for a few": {1000, 300, SessionsConfig{}, ResumeOptions{BufferMessages: 9}},
 	} {
