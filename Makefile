@@ -33,13 +33,20 @@ run: build ## start a host of its own, offline, and ssh into its UI
 RACE := $(if $(shell command -v gcc cc clang 2>/dev/null),-race)
 
 # TESTFLAGS narrows a run: make test TESTFLAGS='-run TestResume ./appserver/...'
-TESTFLAGS ?= ./...
+TESTFLAGS ?=
+GOTEST    := $(GO) test $(RACE) -shuffle=on -timeout 20m
 .PHONY: test
 test: need-go ## run the tests; says what a skipped one lacks
 	@test -n "$(RACE)" || echo "note: no C compiler, so the tests run without the race detector"
 	@for p in ssh tmux git; do command -v $$p >/dev/null || echo "note: $$p is not installed, so the journeys that need it are skipped"; done
 	@test -n "$$TOWLINE_TEST_CODEX" || echo "note: TOWLINE_TEST_CODEX names no codex program, so what needs the real Codex is skipped"
-	$(GO) test $(RACE) -shuffle=on -timeout 20m $(TESTFLAGS)
+ifneq ($(TESTFLAGS),)
+	$(GOTEST) $(TESTFLAGS)
+else
+	$(GOTEST) $$($(GO) list ./... | grep -v /integration)
+	@# The journeys start whole programs and wait for their screens: alone, one package at a time.
+	$(GOTEST) -p 1 ./integration/...
+endif
 
 .PHONY: check
 check: need-go ## what every commit of weight passes: format, vet, staticcheck, tests, vulnerabilities
