@@ -37,6 +37,9 @@ var several = map[string]bool{
 	"identityfile": true, "certificatefile": true, "sendenv": true, "localforward": true, "remoteforward": true, "dynamicforward": true,
 }
 
+// wordwise are the options of which each argument is a value of its own.
+var wordwise = map[string]bool{"userknownhostsfile": true, "globalknownhostsfile": true, "sendenv": true, "setenv": true, "addkeystoagent": true}
+
 // verdict is whether a block applies.
 type verdict int
 
@@ -250,7 +253,11 @@ func (f *flattener) decode() (map[string][]string, error) {
 				if err != nil || i < 0 || i >= len(f.held) {
 					return nil, fmt.Errorf("lost the value of %s", key)
 				}
-				options[key] = append(options[key], f.held[i]...)
+				if wordwise[key] {
+					options[key] = append(options[key], f.held[i]...)
+				} else {
+					options[key] = append(options[key], strings.Join(f.held[i], " "))
+				}
 				continue
 			}
 			options[key] = append(options[key], v)
@@ -282,6 +289,13 @@ func (f *flattener) settle(o Options, options map[string][]string, t *Target) {
 			}
 		}
 	}
+	if v := options["addkeystoagent"]; len(v) > 0 {
+		last := len(v) - 1
+		if n, err := parseTime(v[last]); err == nil {
+			v[last] = strconv.Itoa(n)
+		}
+		options["addkeystoagent"] = []string{strings.Join(v, " ")}
+	}
 	for _, key := range []string{"ciphers", "kexalgorithms", "macs", "hostkeyalgorithms", "pubkeyacceptedalgorithms"} {
 		// "+x", "-x" and "^x" change a list only ssh has.
 		if v := first(options[key]); v != "" && strings.ContainsAny(v[:1], "+-^") {
@@ -301,6 +315,9 @@ func (f *flattener) settle(o Options, options map[string][]string, t *Target) {
 			options["identityfile"] = append(options["identityfile"], "~/.ssh/"+n)
 		}
 	}
+	if v := first(options["verifyhostkeydns"]); len(options["updatehostkeys"]) == 0 && (len(options["userknownhostsfile"]) > 0 || v != "" && yesNo(v) != "no") {
+		options["updatehostkeys"] = []string{"no"} // on by itself only with the usual files, and where the DNS has no say
+	}
 	if len(options["userknownhostsfile"]) == 0 {
 		options["userknownhostsfile"] = []string{"~/.ssh/known_hosts", "~/.ssh/known_hosts2"}
 	}
@@ -310,9 +327,6 @@ func (f *flattener) settle(o Options, options map[string][]string, t *Target) {
 	}
 	if v := first(options["hostkeyalias"]); v != "" {
 		options["hostkeyalias"] = []string{strings.ToLower(v)}
-	}
-	if len(options["updatehostkeys"]) == 0 && first(options["userknownhostsfile"]) != "~/.ssh/known_hosts" {
-		options["updatehostkeys"] = []string{"no"} // on by itself only with the usual files
 	}
 }
 

@@ -3,6 +3,7 @@ package sshconfig
 import (
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -55,7 +56,19 @@ func List(o Options) Listing {
 	b := lister{index: map[string]int{}, named: map[*section][]int{}}
 	b.w = newWalker(o.withDefaults(), b.line)
 	b.w.run()
-	return Listing{Aliases: b.aliases, Faults: b.w.faults}
+	return Listing{Aliases: b.withoutTargets(), Faults: b.w.faults}
+}
+
+// withoutTargets leaves out names of Match lines that are only another word for a
+// host listed already: Match sees the HostName, and case does not count there.
+func (b *lister) withoutTargets() []Alias {
+	known := map[string]bool{}
+	for _, a := range b.aliases {
+		if !a.FromMatch {
+			known[strings.ToLower(a.Name)], known[strings.ToLower(a.HostName)] = true, true
+		}
+	}
+	return slices.DeleteFunc(b.aliases, func(a Alias) bool { return a.FromMatch && known[strings.ToLower(a.Name)] })
 }
 
 // lister gathers aliases from the lines a walker shows it.
@@ -99,7 +112,7 @@ func (b *lister) line(s *section, l *line) {
 		}
 	case "ignoreunknown":
 		for _, a := range l.args {
-			b.ignored = append(b.ignored, strings.Split(a, ",")...)
+			b.ignored = append(b.ignored, strings.Split(strings.ToLower(a), ",")...)
 		}
 	default:
 		if knownKeyword(l.key) || matchAny(l.key, b.ignored) {

@@ -76,7 +76,10 @@ func list(v string) []string {
 func (p places) splitPaths(v string) []string {
 	var out []string
 	for _, w := range strings.Split(v, " ") {
-		if len(out) == 0 || p.abs(w) || strings.HasPrefix(w, "~") || strings.HasPrefix(w, "${") || strings.HasPrefix(w, "%") {
+		if rest, ok := strings.CutPrefix(w, "__PROGRAMDATA__"); ok { // so Windows' ssh writes it
+			w = strings.TrimSuffix(p.systemDir, `\ssh`) + rest
+		}
+		if len(out) == 0 || p.abs(w) || strings.HasPrefix(w, "~") || strings.HasPrefix(w, "${") || strings.HasPrefix(w, "%") || w == "none" {
 			out = append(out, w)
 			continue
 		}
