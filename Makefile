@@ -53,7 +53,7 @@ check: need-go ## what every commit of weight passes: format, vet, staticcheck, 
 	@files=$$($(GO) run $(GOFUMPT) -l $$(git ls-files '*.go')) && test -z "$$files" || { echo "error: gofumpt would change:"; echo "$$files"; exit 1; }
 	$(GO) vet ./...
 	$(GO) run $(STATICCHECK) ./...
-	for os in darwin freebsd; do GOOS=$$os CGO_ENABLED=0 $(GO) vet ./cmd/... || exit 1; done
+	for os in darwin freebsd windows; do GOOS=$$os CGO_ENABLED=0 $(GO) vet ./cmd/... || exit 1; done
 	$(MAKE) test
 	$(GO) run $(GOVULNCHECK) ./... || { echo "note: the vulnerability scan did not pass, or could not reach its database"; test -z "$(VULN_REQUIRED)"; }
 

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"towline/config/osfile"
 )
 
 // Paths says where everything lives. All paths are absolute.
@@ -109,7 +111,7 @@ func PrivateDir(dir string) error {
 	if err := private(dir, 0o022, "chmod 700 "); err != nil {
 		return err
 	}
-	if info, err := os.Stat(dir); err == nil && info.Mode().Perm()&0o077 != 0 {
+	if info, err := os.Stat(dir); err == nil && osfile.ModesMean && info.Mode().Perm()&0o077 != 0 {
 		if err := os.Chmod(dir, 0o700); err != nil { //nolint:gosec // a folder needs its x bit
 			return &Problem{Stage: "state", Err: err, Exit: ExitConfig}
 		}
@@ -132,13 +134,13 @@ func private(path string, forbidden fs.FileMode, cure string) error {
 	if err != nil {
 		return &Problem{Stage: "state", Err: err, Exit: ExitConfig}
 	}
-	if uid, ok := owner(info); ok && uid != os.Getuid() {
+	if uid, ok := osfile.Owner(info); ok && uid != os.Getuid() {
 		return &Problem{
 			Stage: "state", Err: fmt.Errorf("%s belongs to uid %d, not to you", path, uid),
 			Hints: []string{"set TOWLINE_HOME to a folder of your own"}, Exit: ExitConfig,
 		}
 	}
-	if info.Mode().Perm()&forbidden != 0 {
+	if osfile.ModesMean && info.Mode().Perm()&forbidden != 0 {
 		return &Problem{
 			Stage: "state", Err: fmt.Errorf("%s is open to others (mode %#o)", path, info.Mode().Perm()),
 			Hints: []string{"run `" + cure + path + "`"}, Exit: ExitConfig,

@@ -13,11 +13,11 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"syscall"
 	"time"
 
 	"towline/appserver/access"
 	"towline/appserver/rpc"
+	"towline/config/osfile"
 )
 
 // # The audit file
@@ -61,7 +61,7 @@ type Audit struct {
 // continues the chain from the last whole line; verifying what is before it is
 // VerifyAudit's job.
 func OpenAudit(path string, log *slog.Logger) (*Audit, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND|osfile.NoFollow, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open audit file: %w", err)
 	}
@@ -78,10 +78,10 @@ func (a *Audit) resume(path string) error {
 	if err != nil {
 		return fmt.Errorf("open audit file: %w", err)
 	}
-	if m := st.Mode().Perm(); m&0o077 != 0 {
+	if m := st.Mode().Perm(); m&0o077 != 0 && osfile.ModesMean {
 		return fmt.Errorf("%s has mode %#o, want 0600", path, m)
 	}
-	if err := syscall.Flock(int(a.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := osfile.Lock(a.f); err != nil {
 		return fmt.Errorf("%s is in use by another towline: %w", path, err)
 	}
 	tail, whole, err := lastLines(a.f, st.Size())

@@ -17,10 +17,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	_ "modernc.org/sqlite" // registers the driver
+
+	"towline/config/osfile"
 )
 
 // Limits on what the database keeps.
@@ -100,7 +101,7 @@ func secure(path string) error {
 	if err := private(dir, 0o700); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|osfile.NoFollow, 0o600)
 	if err != nil {
 		return fmt.Errorf("create database: %w", err)
 	}
@@ -118,11 +119,11 @@ func private(path string, want fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	if m := st.Mode().Perm(); m&^want != 0 {
+	if m := st.Mode().Perm(); m&^want != 0 && osfile.ModesMean {
 		return fmt.Errorf("%s has mode %#o, want %#o: %w", path, m, want, ErrLoose)
 	}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to user %d: %w", path, sys.Uid, ErrLoose)
+	if uid, ok := osfile.Owner(st); ok && uid != os.Geteuid() {
+		return fmt.Errorf("%s belongs to user %d: %w", path, uid, ErrLoose)
 	}
 	return nil
 }

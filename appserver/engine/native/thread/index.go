@@ -9,9 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"towline/appserver/protocol"
+	"towline/config/osfile"
 )
 
 // entry is one thread in the index. A file only grows, so a head stays true for
@@ -118,7 +117,7 @@ func (st *Store) scan() error {
 }
 
 func (st *Store) readHead(id protocol.ThreadID, old *entry, size int64) (*entry, error) {
-	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|osfile.NoFollow, 0)
 	if err != nil {
 		return nil, err
 	}

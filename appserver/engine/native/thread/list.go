@@ -12,9 +12,8 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"towline/appserver/protocol"
+	"towline/config/osfile"
 )
 
 // Keys threads are sorted by.
@@ -182,7 +181,7 @@ func (st *Store) Search(ctx context.Context, text string, q Query) (found []Foun
 
 // grep returns a snippet of the first message of a thread that contains term.
 func (st *Store) grep(ctx context.Context, id protocol.ThreadID, term string) string {
-	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|osfile.NoFollow, 0)
 	if err != nil {
 		return ""
 	}

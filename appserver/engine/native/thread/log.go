@@ -8,9 +8,8 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"towline/appserver/protocol"
+	"towline/config/osfile"
 )
 
 // Log is a thread open for writing. It holds the thread's writer lock until
@@ -38,13 +37,13 @@ func (e *BusyError) Error() string {
 
 // lock opens path for appending and takes its writer lock without waiting.
 func lock(path string, id protocol.ThreadID, flags int) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|unix.O_NOFOLLOW|flags, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|osfile.NoFollow|flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := osfile.Lock(f); err != nil {
 		_ = f.Close() // nothing was written
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, osfile.ErrLocked) {
 			return nil, &BusyError{ID: id}
 		}
 		return nil, fmt.Errorf("lock thread %s: %w", id, err)

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sys/unix"
 
 	"towline/appserver/protocol"
+	"towline/config/osfile"
 )
 
 // Options are a store's collaborators.
@@ -213,7 +213,7 @@ func (st *Store) readUntil(id protocol.ThreadID, stop func(*Record) bool) (*Hist
 	if !ValidID(id) {
 		return nil, ErrNotFound
 	}
-	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	f, err := os.OpenFile(st.Path(id), os.O_RDONLY|osfile.NoFollow, 0)
 	if err != nil {
 		return nil, notFound(err)
 	}
@@ -259,7 +259,7 @@ func (st *Store) Delete(id protocol.ThreadID) error {
 }
 
 func notFound(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ELOOP) {
+	if errors.Is(err, fs.ErrNotExist) || osfile.IsLink(err) {
 		return ErrNotFound
 	}
 	return err
