@@ -100,6 +100,8 @@ const (
 	// flushTimeout is how long a client whose engine connection ended may take
 	// to read what was queued for it.
 	flushTimeout = 2 * time.Second
+	// noticeTimeout is how long an engine may take to notice that it has died.
+	noticeTimeout = 500 * time.Millisecond
 
 	// lastWordsTime is how long a client that ended its input may wait for its
 	// answers.

@@ -235,11 +235,18 @@ func TestEngineDeathReachesTheClient(t *testing.T) {
 	p := r.join("ana", protocol.RoleOperator, true)
 	p.startThread()
 	r.e.die()
-	p.note(protocol.NoteEngine)
+	r.e.setState(protocol.EngineState{Kind: "codex", State: "failed", Problem: "it was killed"}, errors.New("no engine"))
 	if err := <-p.served; !errors.Is(err, errEngineGone) {
 		t.Errorf("Serve: %v", err)
 	}
 	close(p.served)
+	var last protocol.EngineState
+	p.count(func(e protocol.Envelope) bool {
+		return e.Method == protocol.NoteEngine && json.Unmarshal(e.Params, &last) == nil
+	})
+	if last.State != "failed" || last.Problem != "it was killed" {
+		t.Errorf("the last the client heard of the engine is %+v", last)
+	}
 }
 
 func TestPresence(t *testing.T) {

@@ -52,6 +52,7 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		defer close(read)
 		err := c.pumpDown()
 		if !left.Load() {
+			g.engineMayTell(ctx)
 			fs.goodbye(ctx, c)
 			cancel(fmt.Errorf("%w: %w", errEngineGone, err))
 		}
@@ -256,6 +257,23 @@ func (f *flushable) Write(ctx context.Context, msg []byte) error {
 
 // Batch implements rpc.Batcher for the stream inside.
 func (f *flushable) Batch(on bool) error { return rpc.Batch(f.Stream, on) }
+
+// engineMayTell gives an engine whose connection has just ended the moment it
+// needs to notice why: the last thing a client hears should not be that all is
+// well.
+func (g *Gate) engineMayTell(ctx context.Context) {
+	changed := g.cfg.Engine.Changed()
+	if g.cfg.Engine.State().State != engineReady {
+		return
+	}
+	timer := time.NewTimer(noticeTimeout)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
 
 // goodbye waits until the client has been written all that is queued for it,
 // and last the engine's state if it understands that.

@@ -29,7 +29,12 @@ func (h *host) openDoor(ctx context.Context, cfg config.SSH) error {
 		Audit:     func(event string, p access.Principal, attrs ...slog.Attr) { h.server.Record(event, p, attrs...) },
 	})
 	if err != nil {
-		return &config.Problem{Stage: "ssh", Err: err, Exit: config.ExitConfig}
+		exit := config.ExitConfig
+		var p *config.Problem
+		if errors.As(err, &p) {
+			exit = p.Exit
+		}
+		return &config.Problem{Stage: "ssh", Err: err, Exit: exit}
 	}
 	h.door = door
 	return nil
