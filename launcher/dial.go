@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 
+	"towline/config"
 	"towline/config/sshconfig"
 	"towline/launcher/remote"
 	"towline/launcher/sshclient"
@@ -49,9 +50,9 @@ func dial(ctx context.Context, d dialing) (remote.Conn, error) {
 // transport says why the system's ssh is needed, "" when it is not.
 func transport(ctx context.Context, d dialing) string {
 	switch d.cfg.Transport {
-	case TransportSystem:
+	case config.TransportSystem:
 		return "you asked for it"
-	case TransportBuiltin:
+	case config.TransportBuiltin:
 		return ""
 	}
 	if len(d.target.NeedsSystem) > 0 {

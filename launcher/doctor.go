@@ -269,7 +269,7 @@ func (d *doctor) version(ch bootstrap.Choice) {
 	case ch.Skew.Block:
 		f.Status = FindingFailed
 		f.Cause = "the two do not speak a common version; threads can be read, nothing can be sent"
-		f.Next = []string{"put this version there, beside the other: `towline connect " + d.d.Host + " --update`"}
+		f.Next = []string{"put this version there, beside the other: `towline connect " + d.d.Host + " --install`"}
 	case ch.Skew.Notice != "":
 		f.Status = FindingNote
 		if ch.Skew.Hint != "" {
@@ -310,7 +310,7 @@ func (d *doctor) talk(ctx context.Context, s *Session, p *progress) {
 	info := s.Info()
 	d.add(Finding{Stage: remote.StageReady, Name: "round trip", Status: FindingOK, Text: "one question and its answer", Took: time.Since(began)})
 	if info.Opened.CutEndsTurn {
-		d.add(Finding{Stage: remote.StageReady, Name: "survives", Status: FindingNote, Text: "no: a cut link ends the running turn", Next: []string{"put Towline there, which keeps it: `towline connect " + d.d.Host + " --update`"}})
+		d.add(Finding{Stage: remote.StageReady, Name: "survives", Status: FindingNote, Text: "no: a cut link ends the running turn", Next: []string{"put Towline there, which keeps it: `towline connect " + d.d.Host + " --install`"}})
 	} else {
 		text := "a cut link costs nothing but the time"
 		if !info.Opened.Resumable {

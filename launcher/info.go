@@ -2,7 +2,6 @@ package launcher
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"towline/config/sshconfig"
@@ -72,9 +71,19 @@ func (s *Session) remember(took time.Duration) {
 	}
 }
 
-// Used remembers that project was worked in.
-func (s *Session) Used(project string) error {
-	return s.cfg.Memory.Update(s.cfg.Host, func(h *Host) { h.Used(project); h.LastUsed = time.Now() })
+// Used remembers that project was worked in. It does not block.
+func (s *Session) Used(project string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.wg.Go(func() {
+		err := s.cfg.Memory.Update(s.cfg.Host, func(h *Host) { h.Used(project); h.LastUsed = time.Now() })
+		if err != nil {
+			s.cfg.Log.Warn("the project is not remembered", "err", err)
+		}
+	})
 }
 
 // refresh looks at the host again for the next connection, once nobody waits.
@@ -103,43 +112,35 @@ func (s *Session) refresh(conn remote.Conn) {
 	}
 }
 
-// Update puts this program's own build there, beside what runs: the daemon that
-// runs now goes on with its threads until it ends.
-func (s *Session) Update(ctx context.Context, events func(remote.Event)) (bootstrap.Choice, error) {
-	p := newProgress(s.cfg.Host, events)
-	conn, err := s.connection(ctx)
-	if err != nil {
-		return bootstrap.Choice{}, err
+// Rollback connects to a host and goes back to the build that was there before
+// the last update. It says which that is. Errors are as Connect's.
+func Rollback(ctx context.Context, cfg Config) (bootstrap.Choice, error) {
+	cfg = cfg.withDefaults()
+	s := newSession(cfg)
+	defer func() { _ = s.Close() }()
+	p := newProgress(cfg.Host, cfg.Events)
+	none := bootstrap.Choice{}
+	if err := s.resolve(ctx, p); err != nil {
+		return none, err
 	}
-	f, err := s.look(ctx, p, conn, InstallUpdate)
+	conn, err := cfg.parts.dial(ctx, s.dialing(p.event))
 	if err != nil {
-		return bootstrap.Choice{}, err
+		return none, p.fail(remote.StageDial, s.explainDial(err))
 	}
-	s.mu.Lock()
-	s.found = f
-	s.mu.Unlock()
-	s.remember(0)
-	return f.Choice, nil
-}
-
-// Rollback goes back to the build that was there before the last Update.
-func (s *Session) Rollback(ctx context.Context) (bootstrap.Choice, error) {
-	p := newProgress(s.cfg.Host, nil)
-	conn, err := s.connection(ctx)
+	s.adopt(conn)
+	rep, err := cfg.parts.probe(ctx, conn, cfg.options(p.event))
 	if err != nil {
-		return bootstrap.Choice{}, err
+		return none, p.fail(remote.StageProbe, err)
 	}
-	rep, err := s.cfg.parts.probe(ctx, conn, s.cfg.options(p.event))
+	ch, err := cfg.parts.rollback(ctx, conn, rep)
 	if err != nil {
-		return bootstrap.Choice{}, p.fail(remote.StageProbe, err)
+		return none, p.fail(remote.StageInstall, err)
 	}
-	ch, err := bootstrap.Rollback(ctx, conn, rep)
+	p.done(remote.StageInstall, oneLine("back to towline "+ch.Candidate.Version))
+	s.found = &found{At: time.Now(), Client: cfg.Version, Target: s.identity(), Report: rep, Choice: ch}
+	err = cfg.Memory.Update(cfg.Host, func(h *Host) { h.Found = s.found })
 	if err != nil {
-		return bootstrap.Choice{}, p.fail(remote.StageInstall, fmt.Errorf("go back to the build before: %w", err))
+		cfg.Log.Warn("the host is not remembered", "err", err)
 	}
-	s.mu.Lock()
-	s.found = &found{At: time.Now(), Client: s.cfg.Version, Target: s.identity(), Report: rep, Choice: ch}
-	s.mu.Unlock()
-	s.remember(0)
 	return ch, nil
 }

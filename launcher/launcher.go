@@ -17,28 +17,20 @@ import (
 	"towline/launcher/remote"
 )
 
-// Transports: what carries the SSH connection.
-const (
-	TransportAuto    = "auto"    // in this process, unless the target needs the other
-	TransportBuiltin = "builtin" // in this process
-	TransportSystem  = "system"  // the system's ssh
-)
-
 // Install says what to do when nothing usable is on the host.
 type Install int
 
 // The answers to an absent app-server.
 const (
-	InstallAsk    Install = iota // ask the person, through Config.Offer
+	InstallAsk    Install = iota // where nothing usable is, ask the person through Config.Offer
 	InstallNever                 // fail, and say how
-	InstallAlways                // do it
-	InstallUpdate                // do it even where something usable is there already
+	InstallAlways                // put this version there, unless it is there already
 )
 
 // Config is what Connect needs. Host is required.
 type Config struct {
 	Host      string            // an alias of ssh_config, or anything ssh takes
-	Transport string            // a Transport constant; "" is TransportAuto
+	Transport string            // config's TransportAuto, TransportBuiltin or TransportSystem; "" is config.TransportAuto
 	SSH       sshconfig.Options // where ssh_config is
 	// Ask answers questions while connecting, at the first connection and, seldom,
 	// at later ones. Nil: nobody is there.
@@ -59,6 +51,9 @@ type Config struct {
 	Install Install
 	Offer   func(ctx context.Context, o Offer) (bool, error)
 	Build   func(os, arch string) (bootstrap.Build, error)
+	// Progress hears how much of an upload is done, in bytes, from one goroutine at
+	// a time; nil tells it as Events.
+	Progress func(done, total int64)
 	// Self is this program, which the system's ssh starts to ask questions; ""
 	// is os.Executable.
 	Self string
@@ -89,11 +84,13 @@ type parts struct {
 	choose  func(rep bootstrap.Report, o bootstrap.Options) (bootstrap.Choice, error)
 	install func(ctx context.Context, r bootstrap.Remote, rep bootstrap.Report, b bootstrap.Build, progress func(done, total int64)) (bootstrap.Choice, error)
 	open    openFunc
+
+	rollback func(ctx context.Context, r bootstrap.Remote, rep bootstrap.Report) (bootstrap.Choice, error)
 }
 
 func (c Config) withDefaults() Config {
 	if c.Transport == "" {
-		c.Transport = TransportAuto
+		c.Transport = config.TransportAuto
 	}
 	if c.Environ == nil {
 		c.Environ = os.Getenv
@@ -120,11 +117,14 @@ func (c Config) withDefaults() Config {
 	if p.open == nil {
 		p.open = bootstrap.Open
 	}
+	if p.rollback == nil {
+		p.rollback = bootstrap.Rollback
+	}
 	return c
 }
 
 func (c Config) options(tell func(remote.Event)) bootstrap.Options {
-	return bootstrap.Options{InstallDir: c.InstallDir, Pin: c.Pin, Version: c.Version, Events: tell, Log: c.Log}
+	return bootstrap.Options{Host: c.Host, InstallDir: c.InstallDir, Pin: c.Pin, Version: c.Version, Events: tell, Log: c.Log}
 }
 
 // Connect makes a connection to cfg.Host and gets an app-server stream out of
@@ -168,7 +168,7 @@ func (s *Session) connect(ctx context.Context) error {
 
 // resolve asks ssh_config what the name means.
 func (s *Session) resolve(ctx context.Context, p *progress) error {
-	if t := s.cfg.Transport; t != TransportAuto && t != TransportBuiltin && t != TransportSystem {
+	if t := s.cfg.Transport; t != config.TransportAuto && t != config.TransportBuiltin && t != config.TransportSystem {
 		return p.fail(remote.StageResolve, &config.Problem{
 			Stage: remote.StageResolve, Err: fmt.Errorf("%q is no transport", oneLine(t)),
 			Hints: []string{"use auto, builtin or system"}, Exit: config.ExitUsage,
@@ -210,7 +210,7 @@ func (s *Session) explainDial(err error) error {
 // remembered when that still fits, else by looking. looked says which, or
 // whether looking again in the background is due.
 func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) (looked bool, err error) {
-	if s.cfg.Install != InstallUpdate && !s.cfg.Fresh {
+	if s.cfg.Install != InstallAlways && !s.cfg.Fresh {
 		if f := s.cfg.Memory.Load(s.cfg.Host).Found; f.fits(time.Now(), s.cfg.Version, s.identity()) {
 			age := time.Since(f.At)
 			p.detail(remote.StageProbe, "remembered from "+ago(age))
@@ -258,7 +258,7 @@ func (s *Session) look(ctx context.Context, p *progress, conn remote.Conn, insta
 	if err != nil {
 		return nil, p.fail(remote.StageFind, err)
 	}
-	if ch.Action == bootstrap.Offer || install == InstallUpdate && !rep.Door {
+	if ch.Action == bootstrap.Offer || install == InstallAlways && !rep.Door && !s.current(ch) {
 		if ch, err = s.put(ctx, p, conn, rep, ch, install); err != nil {
 			return nil, err
 		}
@@ -272,17 +272,20 @@ func (s *Session) look(ctx context.Context, p *progress, conn remote.Conn, insta
 	return &found{At: time.Now(), Client: s.cfg.Version, Target: s.identity(), Report: rep, Choice: ch}, nil
 }
 
+// current reports whether ch is this very version of Towline.
+func (s *Session) current(ch bootstrap.Choice) bool {
+	return ch.Candidate.Kind == bootstrap.Towline && s.cfg.Version != "" && ch.Candidate.Version == s.cfg.Version
+}
+
 // put installs this program there, if that is wanted.
 func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bootstrap.Report, ch bootstrap.Choice, install Install) (bootstrap.Choice, error) {
 	var none bootstrap.Choice
 	missing := func(err error, hints ...string) error {
+		p.detail(remote.StageFind, "looked in "+strings.Join(rep.PathSearched, " "))
 		hints = append(hints, "see everything that was tried: `towline doctor "+s.cfg.Host+"`")
 		return p.fail(remote.StageFind, &config.Problem{Stage: remote.StageFind, Err: err, Hints: hints, Exit: config.ExitUnavailable})
 	}
-	why := ch.Why
-	if why == "" {
-		why = "neither towline nor codex was found there"
-	}
+	why := nothingThere(rep, ch)
 	offer := "put this program there (no sudo, no internet needed): `towline connect " + s.cfg.Host + " --install`"
 	nothing := ch.Action == bootstrap.Offer
 	if s.cfg.Build == nil || install == InstallNever {
@@ -295,13 +298,15 @@ func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bo
 		}
 		return none, p.fail(remote.StageInstall, err)
 	}
+	if install == InstallAsk && s.cfg.Offer == nil {
+		return none, missing(errors.New(why), offer)
+	}
 	if nothing {
-		p.event(remote.Event{Stage: remote.StageFind, Text: oneLine(why), Done: true})
+		p.done(remote.StageFind, oneLine(why))
+	} else {
+		p.done(remote.StageFind, oneLine(chosen(ch)))
 	}
 	if install == InstallAsk {
-		if s.cfg.Offer == nil {
-			return none, missing(errors.New(why), offer)
-		}
 		p.event(remote.Event{Stage: remote.StageInstall, Text: "asking", Waiting: true})
 		yes, err := s.cfg.Offer(ctx, Offer{Host: s.cfg.Host, Reason: why, Dir: rep.InstallDir, Build: b, Looked: rep.PathSearched})
 		if err != nil {
@@ -314,12 +319,27 @@ func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bo
 	return s.upload(ctx, p, conn, rep, b)
 }
 
+// nothingThere says in a line what was looked for and not found; the folders are
+// details.
+func nothingThere(rep bootstrap.Report, ch bootstrap.Choice) string {
+	if ch.Action != bootstrap.Offer {
+		return ch.Why
+	}
+	why := "neither towline nor codex is there"
+	if path := rep.Env["PATH"]; path != "" {
+		why = fmt.Sprintf("neither towline nor codex is in the PATH there (%s) or where they usually are", path)
+	}
+	return strings.Join(append([]string{why}, ch.Others...), "; ")
+}
+
 // upload installs b and tells how far it is.
 func (s *Session) upload(ctx context.Context, p *progress, conn remote.Conn, rep bootstrap.Report, b bootstrap.Build) (bootstrap.Choice, error) {
 	p.begin(remote.StageInstall, fmt.Sprintf("towline %s, %s, to %s", b.Version, megabytes(b.Size), rep.InstallDir))
 	percent := int64(-1)
 	ch, err := s.cfg.parts.install(ctx, conn, rep, b, func(done, total int64) {
-		if total > 0 && done*20/total != percent {
+		if s.cfg.Progress != nil {
+			s.cfg.Progress(done, total)
+		} else if total > 0 && done*20/total != percent {
 			percent = done * 20 / total
 			p.event(remote.Event{Stage: remote.StageInstall, Text: fmt.Sprintf("%s of %s", megabytes(done), megabytes(total))})
 		}
@@ -344,11 +364,10 @@ func describe(t sshconfig.Target) string {
 }
 
 func chosen(ch bootstrap.Choice) string {
-	text := strings.TrimSpace(string(ch.Candidate.Kind) + " " + ch.Candidate.Version)
 	if ch.Why != "" {
-		text += ": " + ch.Why
+		return ch.Why
 	}
-	return text
+	return strings.TrimSpace(string(ch.Candidate.Kind) + " " + ch.Candidate.Version)
 }
 
 func versionText(ch bootstrap.Choice) string {

@@ -162,19 +162,31 @@ func final(err error) error {
 
 // check makes sure that the connection still carries anything, and ends it if
 // not: after a sleep the peer may be gone without a word.
-func (s *Session) check() {
+func (s *Session) check(ctx context.Context) {
 	s.mu.Lock()
 	conn := s.conn
 	s.mu.Unlock()
-	pinger, ok := conn.(interface{ Ping(context.Context) error })
-	if !ok || over(conn) {
+	if conn == nil || over(conn) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, checkTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	if err := pinger.Ping(ctx); err != nil && s.ctx.Err() == nil {
+	if !alive(ctx, conn) {
+		s.cfg.Log.Info("the connection gives no sign of life")
 		_ = conn.Close()
 	}
+}
+
+// alive reports whether the other end gives a sign of life before ctx ends.
+func alive(ctx context.Context, conn remote.Conn) bool {
+	if p, ok := conn.(interface{ Ping(context.Context) error }); ok {
+		return p.Ping(ctx) == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) && !over(conn)
+	}
+	p, err := conn.Exec(ctx, "exit 0", remote.ExecOptions{})
+	if err == nil {
+		_ = p.Close() // that it began is the answer
+	}
+	return err == nil || !errors.Is(ctx.Err(), context.DeadlineExceeded) // so is a refusal
 }
 
 // link opens a link over the SSH connection, made anew if need be.
@@ -220,7 +232,7 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 		}
 	}
 	p.begin(remote.StageStart, oneLine(string(ch.Action)+" "+string(ch.Candidate.Kind)))
-	st, opened, err := s.cfg.parts.open(ctx, conn, f.Report, ch)
+	st, opened, err := s.cfg.parts.open(ctx, conn, f.Report.With(s.cfg.options(p.event)), ch)
 	if err != nil {
 		return nil, bootstrap.Opened{}, err
 	}

@@ -50,6 +50,8 @@ type Session struct {
 	streams map[*stream]struct{}
 	changed chan struct{}
 	closed  bool
+
+	wake chan struct{} // capacity 1
 }
 
 func newSession(cfg Config) *Session {
@@ -57,7 +59,7 @@ func newSession(cfg Config) *Session {
 	return &Session{
 		cfg: cfg, ctx: ctx, cancel: cancel,
 		secrets: sshclient.NewSecrets(), keeper: newKeeper(cfg.Ask),
-		streams: make(map[*stream]struct{}), changed: make(chan struct{}), since: time.Now(),
+		streams: make(map[*stream]struct{}), changed: make(chan struct{}), wake: make(chan struct{}, 1), since: time.Now(),
 	}
 }
 
@@ -95,6 +97,7 @@ func (s *Session) Dial(ctx context.Context) (rpc.Stream, error) {
 
 // resume makes a link for a stream that lost its own.
 func (s *Session) resume(ctx context.Context) (rpc.Stream, error) {
+	s.check(ctx) // the stream knows sooner than the connection
 	st, opened, err := s.link(ctx)
 	if err == nil && !opened.Resumable {
 		_ = st.Close(nil)
@@ -115,17 +118,14 @@ type State struct {
 func (s *Session) State() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out := State{LinkState: rpc.LinkState{Up: s.conn != nil && !over(s.conn), Attempt: s.tries, Err: s.lost, Since: s.since}, Doing: s.doing}
-	worst := false
+	up := s.conn != nil && !over(s.conn)
+	out := State{LinkState: rpc.LinkState{Up: up, Attempt: s.tries, Err: s.lost, Since: s.since}, Doing: s.doing}
 	for st := range s.streams {
 		if st.resumable == nil {
 			continue
 		}
-		if ls := st.resumable.State(); !worst || !ls.Up {
-			out.LinkState, worst = ls, true
-			if !ls.Up {
-				break
-			}
+		if ls := st.resumable.State(); !ls.Up && (out.Up || ls.Attempt > out.Attempt) {
+			out.LinkState = ls
 		}
 	}
 	return out
@@ -144,6 +144,10 @@ func (s *Session) tellChanged() {
 	close(s.changed)
 	s.changed = make(chan struct{})
 }
+
+// Wake tells, to one listener, that now is a good moment to try again: the
+// machine woke up, the network changed. Streams that heal know it already.
+func (s *Session) Wake() <-chan struct{} { return s.wake }
 
 // Retry tries again at once: a person asked for it, so it may ask them things.
 func (s *Session) Retry() {
@@ -175,8 +179,12 @@ func (s *Session) start() {
 	s.wg.Go(func() {
 		newWatcher().run(s.ctx, func(why string) {
 			s.cfg.Log.Info("trying the link at once", "why", why)
-			s.check()
+			s.check(s.ctx)
 			s.hurry()
+			select {
+			case s.wake <- struct{}{}:
+			default:
+			}
 		})
 	})
 }

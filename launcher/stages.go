@@ -44,13 +44,23 @@ type progress struct {
 	since   time.Time
 	open    bool // the stage has begun and not ended
 	started time.Time
+	ends    map[string]end // of stages, by name and hop
 }
+
+// end is how a stage ended.
+type end int
+
+const (
+	running end = iota
+	well
+	badly
+)
 
 func newProgress(host string, tell func(remote.Event)) *progress {
 	if tell == nil {
 		tell = func(remote.Event) {}
 	}
-	return &progress{host: host, tell: tell, now: time.Now, started: time.Now()}
+	return &progress{host: host, tell: tell, now: time.Now, started: time.Now(), ends: make(map[string]end)}
 }
 
 // event passes on what a part tells. Parts may leave out the hop and the time.
@@ -61,7 +71,23 @@ func (p *progress) event(e remote.Event) {
 	}
 	e.Text = oneLine(e.Text)
 	over := e.Done || e.Err != nil
+	if !e.Detail {
+		key := e.Stage + "\x00" + e.Hop
+		if was := p.ends[key]; e.Done && was != running || e.Err != nil && was == badly {
+			p.mu.Unlock()
+			return // whoever did it has said so
+		}
+		switch {
+		case e.Err != nil:
+			p.ends[key] = badly
+		case e.Done:
+			p.ends[key] = well
+		default:
+			p.ends[key] = running
+		}
+	}
 	switch {
+	case e.Detail:
 	case !p.open || e.Stage != p.stage || e.Hop != p.hop:
 		p.stage, p.hop, p.since = e.Stage, e.Hop, p.now()
 		if over && e.Took == 0 {
@@ -70,7 +96,9 @@ func (p *progress) event(e remote.Event) {
 	case over && e.Took == 0:
 		e.Took = p.now().Sub(p.since)
 	}
-	p.open = !over
+	if !e.Detail {
+		p.open = !over
+	}
 	p.mu.Unlock()
 	p.tell(e)
 }
