@@ -149,6 +149,19 @@ func (p *Terminal) Wait(want ...string) string {
 	})
 }
 
+// Shows reports whether the screen contains text within d.
+func (p *Terminal) Shows(text string, d time.Duration) bool {
+	p.t.Helper()
+	for end := time.Now().Add(d); ; time.Sleep(30 * time.Millisecond) {
+		if strings.Contains(p.Screen(), text) {
+			return true
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
 // WaitGone waits until the screen no longer contains text.
 func (p *Terminal) WaitGone(text string) string {
 	p.t.Helper()
