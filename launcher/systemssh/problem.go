@@ -88,8 +88,11 @@ var causes = []cause{
 	{regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port \d+: `), remote.StageDial, func(_ failure, m []string) []string {
 		return []string{"check the network or VPN: run `ping " + m[1] + "`"}
 	}},
-	{regexp.MustCompile(`(?:open failed: administratively prohibited|stdio forwarding failed)`), remote.StageDial, func(f failure, _ []string) []string {
-		return []string{"the jump host did not open the way on: check AllowTcpForwarding and PermitOpen in its sshd_config", "run `ssh -v " + destination(f.target) + "` to see which"}
+	{regexp.MustCompile(`open failed: administratively prohibited`), remote.StageDial, func(f failure, _ []string) []string {
+		return []string{"the jump host before " + f.hop + " forbids going on: check AllowTcpForwarding and PermitOpen in its sshd_config"}
+	}},
+	{regexp.MustCompile(`open failed: connect failed: (.*)$`), remote.StageDial, func(f failure, _ []string) []string {
+		return []string{"the jump host cannot reach " + f.place() + ": check that it is up, and its name and port as seen from there"}
 	}},
 	{regexp.MustCompile(`REMOTE HOST IDENTIFICATION HAS CHANGED`), remote.StageHostKey, nil}, // see changedKey
 	{regexp.MustCompile(`REVOKED HOST KEY DETECTED`), remote.StageHostKey, static("this key was marked as revoked: ask whoever runs the host for its new key")},
@@ -115,9 +118,15 @@ var causes = []cause{
 		return []string{"run `chmod 600 " + m[1] + "`: ssh does not use a key others can read"}
 	}},
 	{regexp.MustCompile(`Permission denied \((.*)\)`), remote.StageAuth, func(f failure, m []string) []string { return deniedHints(f, m[1]) }},
-	{regexp.MustCompile(`^(?:kex_exchange_identification|banner exchange|ssh_exchange_identification):? .*`), remote.StageDial, static(
-		"something answers there, but ends the connection before SSH begins: check that it is an SSH port",
-		"a server that is too busy (MaxStartups) or has banned this address (fail2ban) does the same: wait a minute, then try again")},
+	{regexp.MustCompile(`^(?:kex_exchange_identification|banner exchange|ssh_exchange_identification): `), remote.StageDial, func(f failure, _ []string) []string {
+		if f.target.ProxyCommand != "" {
+			return []string{"the ProxyCommand did not reach an SSH server: run it by hand: `" + clean(f.target.ProxyCommand) + "`"}
+		}
+		return []string{
+			"something answers there, but ends the connection before SSH begins: check that it is an SSH port",
+			"a server that is too busy (MaxStartups) or has banned this address (fail2ban) does the same: wait a minute, then try again",
+		}
+	}},
 }
 
 // deniedHints advise on what to try when the server takes none of what it got.
@@ -179,6 +188,9 @@ search:
 	}
 	if p.Stage == remote.StageDial {
 		p.Exit = config.ExitUnavailable
+	}
+	if t := f.target; t.ProxyCommand != "" && p.Stage == remote.StageDial && len(f.said) > 1 {
+		e.Cause = strings.Join(f.said[max(0, len(f.said)-4):], "; ") // the proxy's words come first
 	}
 	if f.hop != "" && f.hop != destination(f.target) {
 		e.Cause = "jump host " + f.hop + ": " + e.Cause

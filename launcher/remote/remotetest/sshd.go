@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -142,7 +143,9 @@ func (s *SSHD) Log() string {
 }
 
 // Logins counts the logins so far.
-func (s *SSHD) Logins() int { return strings.Count(s.Log(), "Accepted ") }
+func (s *SSHD) Logins() int { return len(accepted.FindAllString(s.Log(), -1)) }
+
+var accepted = regexp.MustCompile(`Accepted \S+ for `)
 
 // KnownHosts writes a known_hosts file that knows this server, and returns its
 // path.
