@@ -51,7 +51,7 @@ func (t *Target) fill(o Options, d dest, options map[string][]string) error {
 	if err := errors.Join(f.errs...); err != nil {
 		return &config.Problem{
 			Stage: stage, Err: err, Exit: config.ExitConfig,
-			Hints: []string{"run `" + command(d) + "` and mend the option in your ssh configuration"},
+			Hints: []string{"run `" + command(o, d) + "` and mend the option in your ssh configuration"},
 		}
 	}
 	return nil

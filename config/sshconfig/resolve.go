@@ -106,20 +106,20 @@ func fromSSH(ctx context.Context, o Options, program string, d dest) (Target, er
 	if d.port != 0 {
 		args = append(args, "-p", strconv.Itoa(d.port))
 	}
-	out, said, err := run(ctx, program, append(args, "--", d.host))
+	out, said, err := run(ctx, resolveTimeout, program, append(args, "--", d.host))
 	if err != nil && strings.Contains(said, "Cannot forward agent socket") {
 		// With ExitOnForwardFailure, ssh gives up here already when the agent to
 		// forward is not there. Our channel forwards on its own terms.
-		out, said, err = run(ctx, program, append([]string{"-o", "ExitOnForwardFailure=no"}, append(args, "--", d.host)...))
+		out, said, err = run(ctx, resolveTimeout, program, append([]string{"-o", "ExitOnForwardFailure=no"}, append(args, "--", d.host)...))
 	}
 	if err != nil {
-		return Target{}, explain(d, said, err)
+		return Target{}, explain(command(o, d), said, err)
 	}
 	options, err := parseOptions(out)
 	if err != nil {
 		return Target{}, &config.Problem{
 			Stage: stage, Err: fmt.Errorf("`%s -G` answered what is not a configuration: %w", clean(program), err),
-			Hints: []string{"run `" + command(d) + "` and see"},
+			Hints: []string{"run `" + command(o, d) + "` and see"},
 		}
 	}
 	t := Target{Source: SourceSSH, Warnings: warnings(said)}
@@ -133,8 +133,8 @@ func fromSSH(ctx context.Context, o Options, program string, d dest) (Target, er
 }
 
 // run runs ssh without a terminal and gives what it printed and said.
-func run(ctx context.Context, program string, args []string) (out []byte, said string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+func run(ctx context.Context, limit time.Duration, program string, args []string) (out []byte, said string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, args...)
 	stdout, stderr := bounded{left: maxOutput}, bounded{left: maxOutput / 16}
@@ -187,13 +187,13 @@ var atLine = regexp.MustCompile(`^(.+?):? line (\d+): (.+)$`)
 var badOwner = regexp.MustCompile(`^Bad owner or permissions on (.+)$`)
 
 // explain says why ssh could not tell, from what it said.
-func explain(d dest, said string, err error) error {
+func explain(again, said string, err error) error {
 	p := &config.Problem{Stage: stage, Exit: config.ExitConfig}
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Exit = 0
-		p.Err = fmt.Errorf("`%s` did not answer within %v", command(d), resolveTimeout)
-		p.Hints = []string{"run `" + strings.Replace(command(d), "-G", "-vG", 1) + "` and see where it stops: a `Match exec` command, or a name server"}
+		p.Err = fmt.Errorf("`%s` did not answer within %v", again, resolveTimeout)
+		p.Hints = []string{"run `" + strings.Replace(again, "-G", "-vG", 1) + "` and see where it stops: a `Match exec` command, or a name server"}
 		return p
 	case errors.Is(err, context.Canceled):
 		p.Exit, p.Err = config.ExitInterrupted, err
@@ -202,7 +202,7 @@ func explain(d dest, said string, err error) error {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
 		p.Exit, p.Err = 0, fmt.Errorf("run ssh: %w", err)
-		p.Hints = []string{"run `" + command(d) + "` and see"}
+		p.Hints = []string{"run `" + again + "` and see"}
 		return p
 	}
 	lines := warnings(said)
@@ -223,13 +223,16 @@ func explain(d dest, said string, err error) error {
 		text = "it said nothing"
 	}
 	p.Err = fmt.Errorf("ssh does not make sense of it (%w): %s", exit, text)
-	p.Hints = []string{"run `" + command(d) + "` and see"}
+	p.Hints = []string{"run `" + again + "` and see"}
 	return p
 }
 
 // command is what a person would type to see the same.
-func command(d dest) string {
+func command(o Options, d dest) string {
 	s := "ssh -G "
+	if o.UserFile != "" {
+		s += "-F " + clean(o.UserFile) + " "
+	}
 	if d.user != "" {
 		s += "-l " + d.user + " "
 	}
