@@ -74,8 +74,9 @@ type world struct {
 	probes int
 	stale  int // how many opens fail from here on
 	opens  int
-	agents []rpc.Stream // the far end of each stream that is new
-	got    chan string  // what the far ends read
+	answer func(m []byte) []byte // nil: the echo
+	agents []rpc.Stream          // the far end of each stream that is new
+	got    chan string           // what the far ends read
 	choice bootstrap.Choice
 	report bootstrap.Report
 	events []remote.Event
@@ -108,7 +109,13 @@ func (w *world) accept(ctx context.Context, s rpc.Stream) {
 			return
 		}
 		w.got <- string(m)
-		if s.Write(ctx, append([]byte("echo "), m...)) != nil {
+		out := append([]byte("echo "), m...)
+		if w.answer != nil {
+			if out = w.answer(m); out == nil {
+				continue
+			}
+		}
+		if s.Write(ctx, out) != nil {
 			return
 		}
 	}
