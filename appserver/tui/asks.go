@@ -21,9 +21,6 @@ const (
 	programGrace = 3 * time.Second
 	// closedTime is how long it is said who answered.
 	closedTime = 6 * time.Second
-	// typingGrace protects from answering with a letter meant for the composer:
-	// a prompt that comes up while somebody types gets no keys for so long.
-	typingGrace = 700 * time.Millisecond
 )
 
 // ask is one question that waits for a person.
@@ -35,11 +32,15 @@ type ask struct {
 	item     string
 	req      *rpc.Request // nil when only the approval object is known
 	approval string       // the approval object's id, "" with a stock app-server
+	since    time.Time    // it is on the screen since then; zero before
+	live     bool         // keys answer it
 }
 
 // asks is the queue of questions, oldest first.
 type asks struct {
 	open     []*ask
+	last     time.Time // this person answered then
+	ticking  bool
 	ended    []*ask // their turn is over; the server has yet to say that they are closed
 	settled  []*rpc.Request
 	closed   closedAsk
@@ -57,7 +58,7 @@ type closedAsk struct {
 
 // lost drops what belongs to a connection that is gone. The server asks again.
 func (a *asks) lost() {
-	*a = asks{closed: a.closed}
+	*a = asks{closed: a.closed, last: a.last, ticking: a.ticking}
 }
 
 func (a *asks) expire(now time.Time) {
@@ -205,11 +206,12 @@ func (m *model) answer(q *ask, a prompt.Answer) tea.Cmd {
 	if a.Interrupt {
 		return m.interrupt()
 	}
-	if m.conn.state != connUp {
-		m.say("not sent: %s; it will be asked again", m.away())
+	if !m.live() {
+		m.say("not sent: %s; answer when it is back", m.away())
 		return nil
 	}
 	m.settle(q)
+	m.asks.last = m.now()
 	if m.asks.answered == nil {
 		m.asks.answered = map[string]string{}
 	}
@@ -282,7 +284,7 @@ func (m *model) asking() *ask {
 
 // askLook is how the question on the screen is drawn.
 func (m *model) askLook(w, h int) prompt.Look {
-	l := prompt.Look{Theme: m.th, Width: w, Height: h, Index: 1, Total: len(m.asks.open), Also: m.also()}
+	l := prompt.Look{Theme: m.th, Width: w, Height: h, Index: 1, Total: len(m.asks.open), Also: m.also(), Quiet: m.askQuiet()}
 	if m.role() < protocol.RoleApprover {
 		l.Refused = fmt.Sprintf("waiting for somebody who may answer: your role here is %s, which can only watch", m.role())
 	}

@@ -293,7 +293,7 @@ func TestLetterMeantForTheComposerDoesNotApprove(t *testing.T) {
 	if len(b.asks.open) != 1 || b.comp.Text() != "any" {
 		t.Fatalf("a letter being typed went to the question; the composer has %q", b.comp.Text())
 	}
-	b.clock = b.clock.Add(2 * typingGrace)
+	b.clock = b.clock.Add(2 * readingGrace)
 	b.press("z") // after a pause the question has the keys, and z means nothing to it
 	if b.comp.Text() != "any" {
 		t.Errorf("the composer has %q", b.comp.Text())

@@ -31,7 +31,7 @@ func (m *model) state() string {
 	switch {
 	case m.engineGone():
 		return th.Warn.Render("▲ no engine")
-	case m.conn.state != connUp && m.conn.met:
+	case !m.live() && m.conn.met:
 		return th.Warn.Render("⟳ unreachable")
 	case m.conn.state != connUp:
 		return th.Dim.Render("○ connecting")
@@ -116,13 +116,16 @@ func (m *model) footer(w int) string {
 	l := strings.Join(left, " · ")
 	free := w - 2 - text.Width(mark)
 	r := ""
-	tokens, people := m.tokens(), m.people()
+	tokens, people, way := m.tokens(), m.people(), m.transport()
 	short, _, _ := strings.Cut(tokens, " (")
 	few := ""
 	if n := m.others(); n > 0 {
 		few = fmt.Sprintf("you + %d", n)
 	}
-	for _, facts := range [][]string{{tokens, people, "? help"}, {short, people, "? help"}, {people, "? help"}, {few, "? help"}, {"? help"}} {
+	for _, facts := range [][]string{
+		{tokens, way, people, "? help"}, {short, way, people, "? help"}, {way, people, "? help"}, {people, "? help"},
+		{way, few, "? help"}, {few, "? help"}, {"? help"},
+	} {
 		facts = slices.DeleteFunc(facts, func(s string) bool { return s == "" })
 		if r = strings.Join(facts, "   "); text.Width(l)+text.Width(r)+2 <= free {
 			break

@@ -2,15 +2,14 @@ package tui
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
-	"towline/appserver/rpc"
 	"towline/appserver/tui/text"
+	"towline/config"
 )
 
 // backoff is how long to wait before each attempt; the last one repeats for as
@@ -37,6 +36,8 @@ type conn struct {
 	next    time.Time // of the next attempt, while waiting
 	lost    error     // why it ended
 	opens   int       // threads opened on it
+	heal    healing   // with a stream that outlives its link
+	cutTurn bool      // a turn was running that ended with the connection
 }
 
 // dial starts the next attempt.
@@ -58,6 +59,9 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	if m.conn.state == connNoEngine {
 		return m.dial() // the host lets go when there is an engine to talk to
 	}
+	if msg.dial && !m.conn.met && m.boot != nil {
+		return m.bootFail(handshakeProblem(msg.err))
+	}
 	if msg.dial && !m.conn.met {
 		// Nothing was ever there: whoever started us can say more than a banner.
 		m.fatal = msg.err
@@ -66,6 +70,12 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	if m.conn.state == connUp {
 		m.conn.since, m.conn.attempt = m.now(), 0
 		m.conn.lost = msg.err
+		if h := m.conn.heal; h.cut {
+			m.conn.since = h.since
+		}
+		m.conn.heal = healing{}
+		o := m.remote()
+		m.conn.cutTurn = o != nil && o.CutEndsTurn && m.cur.turn != ""
 		if e := m.engine; e.State != "" && e.State != "ready" {
 			m.conn.lost = engineLoss(text.CleanLine(e.Problem))
 		}
@@ -103,10 +113,24 @@ func (m *model) up(msg upMsg) tea.Cmd {
 		return m.withoutEngine(msg)
 	}
 	again, since, why := m.conn.was, m.conn.since, m.conn.lost
-	m.conn = conn{state: connUp, gen: msg.gen, met: true, was: true}
+	if m.conn.cutTurn && why != errReplaced {
+		why = engineLoss("the turn that was running ended with the link")
+	}
+	m.conn = conn{state: connUp, gen: msg.gen, met: true, was: true, heal: healing{link: msg.link}}
 	m.session = msg.session
 	m.list.busy, m.list.tried = false, false
 	var cmds []tea.Cmd
+	if msg.link != nil {
+		cmds = append(cmds, m.linkChanged(linkMsg{msg.gen, msg.link.State()}))
+	}
+	if b := m.boot; b != nil && b.phase == bootLanding {
+		cmds = append(cmds, m.link.after(holdMost, func(m *model) tea.Cmd {
+			if b.phase == bootLanding {
+				b.phase = bootIdle
+			}
+			return nil
+		}))
+	}
 	if s := msg.session; s != nil {
 		m.setEngine(s.Engine)
 		cmds = append(cmds, m.readPresence(), m.readApprovals())
@@ -127,33 +151,25 @@ func (m *model) returned(since time.Time, why error) tea.Cmd {
 	cmds := []tea.Cmd{m.list.refresh(m)}
 	if m.cur.id == "" {
 		m.say("%s", m.backAfter(since, why))
+		if m.screen != nil {
+			return tea.Batch(cmds...) // the person is choosing
+		}
 		return tea.Batch(append(cmds, m.newThread(nil))...)
 	}
 	return tea.Batch(append(cmds, m.open(openRequest{id: m.cur.id, resync: true, since: since, why: why}))...)
 }
 
-// backAfter says that a loss is over and, where it is known, what it was.
-func (m *model) backAfter(since time.Time, why error) string {
-	s := "back after " + ago(m.now().Sub(since))
-	var engine engineLoss
-	switch {
-	case errors.Is(why, errFlood) || errors.Is(why, rpc.ErrSlow):
-		return "this terminal could not keep up, so the thread was read anew"
-	case errors.As(why, &engine) && engine != "":
-		return s + ": " + string(engine)
-	}
-	return s
-}
-
 // land goes where the person wants to be, or was, or could be.
 func (m *model) land() tea.Cmd {
-	switch {
+	switch p := &m.project; {
 	case m.cfg.NewThread:
 		return m.newThread(nil)
 	case m.cfg.Thread != "" && len(m.cfg.Thread) < uuidLen:
 		return m.findThread(string(m.cfg.Thread))
 	case m.cfg.Thread != "":
 		return m.open(openRequest{id: m.cfg.Thread, orList: true})
+	case p.asked && p.dir != "":
+		return m.landInProject()
 	case m.session != nil && m.session.LastThread != nil && *m.session.LastThread != "":
 		return m.open(openRequest{id: *m.session.LastThread, orList: true, quiet: true})
 	}
@@ -213,14 +229,6 @@ func (m *model) landInList() tea.Cmd {
 	})
 }
 
-// retry dials now.
-func (m *model) retry() tea.Cmd {
-	if m.conn.state != connWaiting {
-		return nil
-	}
-	return m.dial()
-}
-
 func (m *model) readPresence() tea.Cmd {
 	return call(m.link, protocol.ExtPresence, nil, func(m *model, v presenceList, err error) tea.Cmd {
 		if err == nil {
@@ -230,31 +238,17 @@ func (m *model) readPresence() tea.Cmd {
 	})
 }
 
-type presenceList struct {
-	Data []protocol.Presence `json:"data"`
+// handshakeProblem is an app-server that was reached and does not answer.
+func handshakeProblem(err error) error {
+	var p *config.Problem
+	if errors.As(err, &p) && p.Stage != "" {
+		return err
+	}
+	return &config.Problem{Stage: "handshake", Err: err, Hints: config.Hints(err), Exit: config.ExitUnavailable}
 }
 
-// banner is what the connection or the engine has to say, in at most h lines of
-// w cells; nil when all is well.
-func (m *model) banner(w, h int) []string {
-	if m.conn.state == connUp || m.engineGone() {
-		return m.engineBanner(w, h)
-	}
-	if !m.conn.met {
-		return nil
-	}
-	down := max(int(m.now().Sub(m.conn.since).Seconds()), 0)
-	try := "trying again now"
-	if m.conn.state == connWaiting {
-		if s := int(m.conn.next.Sub(m.now()).Round(time.Second).Seconds()); s > 0 {
-			try = fmt.Sprintf("trying again in %d s", s)
-		}
-	}
-	line := fmt.Sprintf(" ⟳ %s unreachable for %d s, %s   r now   d detach", m.host(), down, try)
-	if m.w < 70 {
-		line = fmt.Sprintf(" ⟳ unreachable for %d s   r now   d detach", down)
-	}
-	return []string{text.Truncate(line, w, "…")}
+type presenceList struct {
+	Data []protocol.Presence `json:"data"`
 }
 
 // away says what keeps us from doing anything, as the end of a sentence.
@@ -268,6 +262,8 @@ func (m *model) away() string {
 // host is what to call the other end.
 func (m *model) host() string {
 	switch {
+	case m.boot != nil && m.cfg.Host != "":
+		return text.CleanLine(m.cfg.Host) // what the person typed to get here
 	case m.session != nil && m.session.Host != "":
 		return text.CleanLine(m.session.Host)
 	case m.cfg.Host != "":

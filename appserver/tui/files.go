@@ -24,7 +24,7 @@ type fileSearch struct {
 
 // find offers files for a query, a moment after the last key.
 func (f *fileSearch) find(m *model, query string) tea.Cmd {
-	if f.off || m.conn.state != connUp || m.cur.cwd == "" {
+	if f.off || !m.live() || m.cur.cwd == "" {
 		return nil
 	}
 	f.seq++

@@ -22,6 +22,9 @@ func newID() string { return uuid.NewString() }
 // key decides who gets a key: what covers the conversation, then a question,
 // then the composer, then the conversation.
 func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
+	if m.bootCovers() && !(m.boot.phase == bootLanding && m.conn.was) { // what is typed ahead is for the composer
+		return m.bootKey(k)
+	}
 	if m.notice.text != "" && !m.notice.bad {
 		m.notice = notice{}
 	}
@@ -36,13 +39,13 @@ func (m *model) key(k tea.KeyPressMsg) tea.Cmd {
 		}
 		return m.screen.key(m, k)
 	}
-	if q := m.asking(); q != nil && m.role() >= protocol.RoleApprover && !m.midWord() {
+	if q := m.asking(); q != nil && m.role() >= protocol.RoleApprover && !m.askQuiet() {
 		if cmd, ok := m.askKey(q, k); ok {
 			return cmd
 		}
 		return m.chromeKey(k)
 	}
-	if s == "?" && m.comp.Empty() {
+	if m.hasty(k) || s == "?" && m.comp.Empty() {
 		return m.chromeKey(k)
 	}
 	m.sendWhenOpen = false
@@ -69,7 +72,24 @@ func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
 		return nil, false
 	}
 	s := k.String()
-	if m.conn.state == connUp || !m.conn.met || m.screen != nil || !m.comp.Empty() || s != "r" && s != "d" {
+	lost := !m.live() && m.conn.met
+	if lost && s == "ctrl+r" {
+		return m.retry(), true
+	}
+	if m.screen != nil || !m.comp.Empty() || m.asking() != nil && !m.askQuiet() {
+		return nil, false
+	}
+	var act func(m *model) tea.Cmd
+	switch o := m.remote(); {
+	case lost && s == "r":
+		act = (*model).retry
+	case lost && s == "d":
+		act = (*model).detach
+	case s == "u" && o != nil && o.Skew.Update != nil && (o.Skew.Blocked || !m.boot.hidden):
+		act = (*model).updateHost
+	case s == "x" && len(m.bootBanner()) > 0 && !m.boot.hidden:
+		act = func(m *model) tea.Cmd { m.boot.hidden = true; return nil }
+	default:
 		return nil, false
 	}
 	m.bannerLetter = s
@@ -78,17 +98,8 @@ func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
 			return nil
 		}
 		m.bannerLetter = ""
-		if s == "d" {
-			return m.leave()
-		}
-		return m.retry()
+		return act(m)
 	}), true
-}
-
-// midWord reports whether a key is more likely meant for the text being written
-// than for the question that has just come up.
-func (m *model) midWord() bool {
-	return !m.comp.Empty() && m.now().Sub(m.lastKey) < typingGrace
 }
 
 // chromeKey is for keys that are neither text nor answers.
@@ -97,8 +108,8 @@ func (m *model) chromeKey(k tea.KeyPressMsg) tea.Cmd {
 	case "ctrl+c":
 		return m.ctrlC()
 	case "ctrl+d":
-		if m.comp.Empty() {
-			return m.leave()
+		if m.comp.Empty() || !m.live() {
+			return m.detach()
 		}
 	case "esc":
 		return m.interrupt()
@@ -145,7 +156,7 @@ func (m *model) ctrlC() tea.Cmd {
 		m.comp.Clear()
 		m.say("cleared; up brings it back")
 		return nil
-	case m.working() && m.cur.turn != "" && m.conn.state == connUp && now.After(m.quitArm.Add(quitWindow)):
+	case m.working() && m.cur.turn != "" && m.live() && now.After(m.quitArm.Add(quitWindow)):
 		m.quitArm = now
 		return m.interrupt()
 	case now.Before(m.quitArm.Add(quitWindow)):
@@ -157,11 +168,17 @@ func (m *model) ctrlC() tea.Cmd {
 }
 
 func (m *model) paste(s string) {
+	if m.bootCovers() {
+		if q := m.boot.asking(); q != nil {
+			q.paste(s)
+		}
+		return
+	}
 	if m.screen != nil {
 		m.screen.paste(m, s)
 		return
 	}
-	if q := m.asking(); q != nil && q.p.Typing() {
+	if q := m.asking(); q != nil && q.p.Typing() && !m.askQuiet() {
 		q.p.Paste(s)
 		return
 	}
@@ -179,6 +196,10 @@ func (m *model) wheel(w tea.MouseWheelMsg) tea.Cmd {
 	default:
 		return nil
 	}
+	if m.bootCovers() {
+		m.boot.scroll -= n
+		return nil
+	}
 	if m.screen != nil {
 		m.screen.wheel(m, n)
 		return nil
@@ -191,7 +212,7 @@ func (m *model) wheel(w tea.MouseWheelMsg) tea.Cmd {
 
 // click opens what was clicked when there is more of it.
 func (m *model) click(c tea.MouseClickMsg) tea.Cmd {
-	if m.screen != nil || c.Button != tea.MouseLeft {
+	if m.screen != nil || m.bootCovers() || c.Button != tea.MouseLeft {
 		return nil
 	}
 	if id := m.tr.At(c.Y - m.top()); id != "" {

@@ -35,14 +35,19 @@ type link struct {
 	box *inbox
 	wg  sync.WaitGroup
 
-	mu   sync.Mutex // guards what follows
-	peer *rpc.Peer
+	person *connector // what Connect is given
+
+	mu     sync.Mutex // guards what follows
+	peer   *rpc.Peer
+	lk     Link    // its stream, nil when that does not heal
+	opened *Opened // what Connect returned last, nil before
 }
 
 // The messages of the link.
 type (
 	upMsg struct { // a connection is there and initialized
 		gen     int
+		link    Link              // nil when the stream does not heal
 		session *protocol.Session // nil when the peer is no Towline gate
 		agent   string            // its userAgent
 		bare    bool              // a Towline gate that has no engine now
@@ -95,6 +100,23 @@ func (l *link) wait() {
 		p.Close(context.Cause(l.ctx))
 	}
 	l.wg.Wait()
+	if l.opened != nil {
+		closeOpened(*l.opened)
+	}
+}
+
+// dial opens a stream. The one that Connect made takes as long as its person
+// needs; any other has a bound.
+func (l *link) dial(ctx context.Context) (rpc.Stream, error) {
+	l.mu.Lock()
+	o := l.opened
+	l.mu.Unlock()
+	if o != nil {
+		return o.Dial(ctx)
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return l.cfg.Dial(ctx)
 }
 
 // feed gives the program what arrives, until ctx ends. It may be slow; the
@@ -122,21 +144,23 @@ func (l *link) feed(send func(tea.Msg)) {
 // connect makes connection number gen. Its end arrives as a downMsg later.
 func (l *link) connect(gen int, send func(tea.Msg)) tea.Cmd {
 	return l.task(func(ctx context.Context) tea.Msg {
-		dctx, cancel := context.WithTimeout(ctx, dialTimeout)
-		defer cancel()
-		s, err := l.cfg.Dial(dctx)
+		s, err := l.dial(ctx)
 		if err != nil {
 			return downMsg{gen: gen, err: err, dial: true}
 		}
+		dctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
 		l.box.open(gen)
 		r := &receiver{gen: gen, box: l.box}
 		p := rpc.NewPeer(s, r)
 		r.over = func() { p.Close(errFlood) }
 		ended := make(chan error, 1)
+		over := make(chan struct{})
 		l.wg.Add(1) // safe: this task still counts
 		go func() {
 			defer l.wg.Done()
 			err := p.Serve(ctx)
+			close(over)
 			ended <- err
 			send(downMsg{gen: gen, err: err})
 		}()
@@ -154,9 +178,18 @@ func (l *link) connect(gen int, send func(tea.Msg)) tea.Cmd {
 			return downMsg{gen: gen, err: err, dial: true}
 		}
 		l.mu.Lock()
-		l.peer = p
+		lk, heals := s.(Link)
+		l.peer, l.lk = p, lk
 		l.mu.Unlock()
 		up.gen = gen
+		if heals {
+			up.link = lk
+			l.wg.Add(1)
+			go func() {
+				defer l.wg.Done()
+				l.watchLink(lk, gen, over, send)
+			}()
+		}
 		return up
 	})
 }
@@ -225,7 +258,7 @@ func call[T any](l *link, method string, params any, then func(m *model, v T, er
 		var v T
 		err := errNotConnected
 		if p != nil {
-			ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("%s: no answer in %s", method, callTimeout))
+			ctx, cancel := l.patient(ctx, fmt.Errorf("%s: no answer in %s", method, callTimeout))
 			defer cancel()
 			err = p.Call(ctx, method, params, &v)
 		}

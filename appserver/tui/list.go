@@ -70,7 +70,7 @@ func (l *list) more(m *model) tea.Cmd {
 }
 
 func (l *list) fetch(m *model, cursor *string) tea.Cmd {
-	if l.busy || m.conn.state != connUp {
+	if l.busy || !m.live() {
 		return nil
 	}
 	l.busy, l.tried = true, true

@@ -52,6 +52,8 @@ type model struct {
 	bannerLetter string
 	files        fileSearch
 	result       Result
+	project      project
+	boot         *boot // how the connection is made, nil with a plain Dial
 	fatal        error // why Run fails
 	leaving      bool
 	frame        frameSizes
@@ -82,12 +84,19 @@ func newModel(cfg *Config, l *link, colours int) *model {
 	m.tr = transcript.New(m.th, func() time.Time { return m.now() })
 	m.result.Thread = cfg.Thread
 	m.list.init()
+	if cfg.Connect != nil {
+		m.boot = &boot{cancel: func(error) {}}
+	}
 	return m
 }
 
-// Init dials, and asks the terminal what its background is.
+// Init dials or connects, and asks the terminal what its background is.
 func (m *model) Init() tea.Cmd {
-	cmds := []tea.Cmd{m.dial()}
+	begin := m.dial
+	if m.boot != nil {
+		begin = func() tea.Cmd { return m.beginConnect(m.cfg.Connect) }
+	}
+	cmds := []tea.Cmd{begin()}
 	if m.colours >= 256 {
 		cmds = append(cmds, tea.RequestBackgroundColor)
 	}
@@ -103,17 +112,18 @@ func (m *model) Update(msg tea.Msg) (_ tea.Model, cmd tea.Cmd) {
 		}
 	}()
 	cmd = m.update(msg)
-	if m.wide() && !m.list.loaded && !m.list.tried && m.conn.state == connUp && m.opening == nil {
+	m.landed()
+	if m.wide() && !m.list.loaded && !m.list.tried && m.live() && m.opening == nil {
 		cmd = tea.Batch(cmd, m.list.refresh(m))
 	}
-	if m.sendWhenOpen && m.conn.state == connUp && !m.busyOpening() && m.screen == nil && m.cur.id != "" {
+	if m.sendWhenOpen && m.live() && !m.busyOpening() && m.screen == nil && m.cur.id != "" {
 		cmd = tea.Batch(cmd, m.submit())
 	}
 	if !m.ticking && m.needTick() {
 		m.ticking = true
 		cmd = tea.Batch(cmd, m.link.after(time.Second, tick))
 	}
-	return m, cmd
+	return m, tea.Batch(cmd, m.bootTick(), m.askTick())
 }
 
 func (m *model) broken(r any) tea.Cmd {
@@ -144,7 +154,12 @@ func (m *model) update(msg tea.Msg) tea.Cmd {
 		return m.up(msg)
 	case downMsg:
 		return m.down(msg)
+	case linkMsg:
+		return m.linkChanged(msg)
+	case stepMsg, noticeMsg, askMsg, unaskMsg, connectedMsg, wakeMsg:
+		return m.bootMsg(msg)
 	case eventsMsg:
+		m.caught(len(msg))
 		return m.events(msg)
 	case openedMsg:
 		return m.opened(msg)
@@ -180,14 +195,17 @@ func (m *model) fail(what string, err error) {
 
 // needTick reports whether something on the screen shows time passing.
 func (m *model) needTick() bool {
-	return m.working() || m.conn.state != connUp || m.notice.text != "" || m.asks.closed.text != "" || m.list.visible(m)
+	if m.bootCovers() {
+		return false // it has its own
+	}
+	return m.working() || !m.live() || m.notice.text != "" || m.asks.closed.text != "" || m.list.visible(m)
 }
 
 // tick redraws what shows time once a second, as long as something does.
 func tick(m *model) tea.Cmd {
 	m.ticking = false
 	now := m.now()
-	if m.conn.state == connUp {
+	if m.live() {
 		m.tr.Tick() // nothing runs that is not heard of
 	}
 	if m.notice.text != "" && now.After(m.notice.until) {

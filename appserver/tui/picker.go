@@ -17,8 +17,9 @@ import (
 type picker struct {
 	sel    protocol.ThreadID // stays on its thread when the order changes
 	find   edit.Buffer
-	typing bool // keys go to the search
-	rows   int  // on the screen
+	typing bool   // keys go to the search
+	rows   int    // on the screen
+	folder string // only threads of it; "" for all
 }
 
 func (m *model) openPicker() tea.Cmd {
@@ -31,7 +32,7 @@ func (p *picker) shown(m *model) []*row {
 	q := strings.TrimSpace(p.find.Text())
 	var out []*row
 	for _, r := range m.list.rows {
-		if r.matches(q) {
+		if r.matches(q) && (p.folder == "" || r.Cwd == p.folder) {
 			out = append(out, r)
 		}
 	}
@@ -85,7 +86,7 @@ func (p *picker) key(m *model, k tea.KeyPressMsg) tea.Cmd {
 			m.say("choose a thread, or n for a new one; ctrl+d leaves")
 		}
 	case "ctrl+d":
-		return m.leave()
+		return m.detach()
 	default:
 		if p.typing {
 			p.find.Key(k)
@@ -115,13 +116,19 @@ func (p *picker) letter(m *model, s string, rows []*row, at int) tea.Cmd {
 		m.list.rows, m.list.byID, m.list.loaded = nil, map[protocol.ThreadID]*row{}, false
 		m.list.busy = false
 		return m.list.refresh(m)
+	case "f":
+		if p.folder == "" {
+			p.folder = m.project.dir
+		} else {
+			p.folder = ""
+		}
 	case "r":
 		return m.list.refresh(m)
 	case "q":
 		if m.cur.id != "" {
 			m.screen = nil
 		} else {
-			return m.leave()
+			return m.detach()
 		}
 	case "?":
 		m.screen = &pager{title: "help", lines: helpLines, under: p}
@@ -170,10 +177,16 @@ func (p *picker) render(m *model, w, h int) (lines []string, x, y int) {
 	if m.list.archived {
 		what = "archived threads"
 	}
+	if p.folder != "" {
+		what += " in " + m.project.short(p.folder)
+	}
 	head := th.Header.Render(" " + m.host() + " · " + what)
 	keys := th.Dim.Render("/ search   n new   a archived   esc back ")
 	if m.cur.id == "" {
 		keys = th.Dim.Render("/ search   n new   a archived   ctrl+d leave ")
+	}
+	if p.folder != "" {
+		keys = th.Dim.Render("n new here   f all folders   ctrl+d leave ")
 	}
 	lines = append(lines, text.Between(head, keys, w))
 	if p.typing || !p.find.Empty() {

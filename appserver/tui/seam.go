@@ -162,6 +162,10 @@ type Opened struct {
 	// has no use for the Opened any more.
 	Close func() error
 
+	// Wake tells that now is a good moment to try again: the machine woke up, the
+	// network changed. May be nil. It only matters to streams that are no Link.
+	Wake <-chan struct{}
+
 	Host      string // what to call it; "" is Config.Host
 	Transport string // how it is reached, in a word or two: "towline", "codex", "codex stdio"
 	// CutEndsTurn: a running turn ends when the link does, or when the person

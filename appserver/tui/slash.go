@@ -37,6 +37,7 @@ func init() { // the table refers to functions that refer to it
 			}
 			return m.openPicker()
 		}},
+		{name: "project", alias: "cd", args: "[folder]", about: "begin a new thread in another folder of the host", role: protocol.RoleOperator, run: slashProject},
 		{name: "fork", about: "go on in a copy of this thread", role: protocol.RoleOperator, thread: true, run: slashFork},
 		{name: "rename", args: "name", need: true, about: "give this thread a name", role: protocol.RoleOperator, thread: true, run: slashRename},
 		{name: "archive", about: "put this thread away", role: protocol.RoleOperator, thread: true, run: slashArchive},
@@ -52,8 +53,10 @@ func init() { // the table refers to functions that refer to it
 			m.screen = &pager{title: "help", lines: helpLines}
 			return nil
 		}},
-		{name: "detach", about: "leave; the thread goes on (ctrl+d)", run: func(m *model, _ string) tea.Cmd { return m.leave() }},
-		{name: "quit", alias: "exit", about: "the same", run: func(m *model, _ string) tea.Cmd { return m.leave() }},
+		{name: "retry", about: "reach for the host again now (r, while it is away)", run: func(m *model, _ string) tea.Cmd { return m.retry() }},
+		{name: "update", about: "put this version on the host, where that is offered", run: func(m *model, _ string) tea.Cmd { return m.updateHost() }},
+		{name: "detach", about: "leave; the thread goes on (ctrl+d)", run: func(m *model, _ string) tea.Cmd { return m.detach() }},
+		{name: "quit", alias: "exit", about: "the same", run: func(m *model, _ string) tea.Cmd { return m.detach() }},
 	}
 }
 
@@ -79,6 +82,8 @@ func (m *model) runSlash(name, args string) tea.Cmd {
 			m.say("/%s needs %s after it", c.name, c.args)
 			return nil
 		case !m.may(c.role, "/"+c.name):
+			return nil
+		case c.role >= protocol.RoleOperator && !m.sendable():
 			return nil
 		case c.thread && m.cur.id == "":
 			m.say("/%s needs a thread: /new begins one", c.name)
@@ -196,6 +201,13 @@ func (m *model) showStatus() tea.Cmd {
 		add("tokens", s)
 	}
 	add("host", m.host())
+	if o := m.remote(); o != nil {
+		add("reached", strings.TrimSpace(m.transport()+" "+o.Note))
+		if o.CutEndsTurn {
+			add("", "a cut link, or leaving, ends the running turn")
+		}
+		add("version", o.Skew.Notice)
+	}
 	add("engine", strings.TrimSpace(m.engine.Kind+" "+m.engine.Version+" "+m.engine.State))
 	if m.session != nil {
 		p := m.session.Principal

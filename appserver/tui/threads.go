@@ -64,6 +64,7 @@ type opening struct {
 type openRequest struct {
 	id     protocol.ThreadID // "" to start one
 	fork   bool              // of id
+	cwd    string            // of a new one, "" for the host's choice
 	resync bool              // the screen shows it already
 	since  time.Time         // the connection was lost then
 	why    error             // and this is why
@@ -88,17 +89,26 @@ func (m *model) busyOpening() bool { return m.opening != nil || m.landing }
 // newThread begins a thread.
 func (m *model) newThread(then func(m *model) tea.Cmd) tea.Cmd {
 	if !m.may(protocol.RoleOperator, "starting a thread") {
-		if m.screen == nil {
-			m.screen = &picker{}
-		}
-		return m.list.refresh(m)
+		return m.landInListOnly()
 	}
-	return m.open(openRequest{then: then})
+	if !m.sendable() {
+		return m.landInListOnly()
+	}
+	return m.inProject(func(m *model, dir string) tea.Cmd { return m.open(openRequest{cwd: dir, then: then}) })
+}
+
+// landInListOnly shows the threads to somebody who cannot begin one.
+func (m *model) landInListOnly() tea.Cmd {
+	m.landing = false
+	if m.screen == nil && m.cur.id == "" {
+		m.screen = &picker{}
+	}
+	return m.list.refresh(m)
 }
 
 // open leaves the thread on the screen and fetches another.
 func (m *model) open(r openRequest) tea.Cmd {
-	if m.conn.state != connUp {
+	if !m.live() {
 		m.say("not now: %s", m.away())
 		return nil
 	}
@@ -124,7 +134,11 @@ func (m *model) open(r openRequest) tea.Cmd {
 		}
 		switch {
 		case r.id == "":
-			msg.err = p.Call(ctx, "thread/start", map[string]any{}, &msg.opened)
+			params := map[string]any{}
+			if r.cwd != "" {
+				params["cwd"] = r.cwd
+			}
+			msg.err = p.Call(ctx, "thread/start", params, &msg.opened)
 		case r.fork:
 			msg.err = p.Call(ctx, "thread/fork", map[string]any{"threadId": r.id}, &msg.opened)
 			if msg.err == nil {
@@ -301,7 +315,7 @@ func (m *model) notOpened(op *opening, err error) tea.Cmd {
 // fetchOlder reads the turns before those on the screen.
 func (m *model) fetchOlder() tea.Cmd {
 	o := &m.cur.older
-	if o.cursor == nil || o.busy || m.conn.state != connUp {
+	if o.cursor == nil || o.busy || !m.live() {
 		return nil
 	}
 	o.busy = true

@@ -86,11 +86,12 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	}
 	runCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	var p *tea.Program
 	l := &link{ctx: runCtx, cfg: &cfg, box: newInbox()}
+	l.person = &connector{ctx: runCtx, send: func(msg tea.Msg) { p.Send(msg) }}
 	n, profile := colours(cfg.Environ)
 	m := newModel(&cfg, l, n)
 
-	var p *tea.Program
 	started := make(chan struct{}) // p is set
 	ended := func() {
 		<-started

@@ -28,12 +28,15 @@ func (m *model) submit() tea.Cmd {
 	if name, args, ok := slash(s); ok {
 		return m.runSlash(name, args)
 	}
-	if m.conn.state != connUp && m.conn.was {
+	if !m.sendable() {
+		return nil
+	}
+	if !m.live() && m.conn.was {
 		// Not sent by itself on return: much may have changed meanwhile.
 		m.say("%s: your text is kept", m.away())
 		return nil
 	}
-	if m.conn.state != connUp || m.busyOpening() {
+	if !m.live() || m.busyOpening() {
 		m.sendWhenOpen = true
 		m.say("sent as soon as the thread is open")
 		return nil
@@ -197,7 +200,7 @@ func (m *model) interrupt() tea.Cmd {
 		}
 		return nil
 	}
-	if m.conn.state != connUp {
+	if !m.live() {
 		m.say("not stopped: %s", m.away())
 		return nil
 	}

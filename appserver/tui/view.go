@@ -41,7 +41,9 @@ func (m *model) View() (v tea.View) {
 	lines, x, y := m.draw()
 	v = tea.NewView(strings.Join(lines, "\n"))
 	v.AltScreen = true
-	v.MouseMode = tea.MouseModeCellMotion
+	if !m.bootCovers() { // there the terminal's own selection works
+		v.MouseMode = tea.MouseModeCellMotion
+	}
 	v.WindowTitle = m.windowTitle()
 	if x >= 0 && x < m.w && y >= 0 && y < m.h {
 		v.Cursor = tea.NewCursor(x, y)
@@ -55,7 +57,7 @@ func (m *model) windowTitle() string {
 	if t := m.title(); t != "" {
 		s = t + " · " + s
 	}
-	if m.asking() != nil {
+	if m.asking() != nil || m.boot.asking() != nil {
 		s = "▲ " + s
 	}
 	return text.Truncate(s, 80, "…")
@@ -65,6 +67,10 @@ func (m *model) windowTitle() string {
 // is none.
 func (m *model) draw() (lines []string, x, y int) {
 	w, h := m.w, m.h
+	if m.bootCovers() {
+		lines, x, y = m.drawBoot(w, h)
+		return fill(lines, h), x, y
+	}
 	if m.screen != nil {
 		lines, x, y = m.screen.render(m, w, h)
 		if b := m.banner(w, h/4); len(b) > 0 && h > 3 {
@@ -213,6 +219,8 @@ func (m *model) drawComposer(w, room int) (lines []string, x, y int) {
 	switch {
 	case m.engineGone():
 		l.Placeholder = "what you write is kept until there is an engine"
+	case m.blocked() != "":
+		l.Placeholder = "sending is blocked; reading works   / commands   ? help"
 	case m.working():
 		l.Placeholder = "tell it something while it works   esc stops it"
 	}
@@ -241,6 +249,10 @@ func (m *model) drawAsk(q *ask, w, room int) (lines []string, x, y int) {
 	ls, x, y := q.p.Render(m.askLook(w, room))
 	y += len(lines)
 	lines = append(lines, ls...)
+	if !m.comp.Empty() && room > 7 && m.askQuiet() {
+		rows, cx, cy := m.comp.Render(composer.Look{Theme: m.th, Width: w, Height: 1, Prompt: " › "})
+		return append(lines, rows...), cx, len(lines) + cy
+	}
 	if !m.comp.Empty() && room > 7 {
 		first, _, _ := strings.Cut(m.comp.Text(), "\n")
 		lines = append(lines, m.th.Dim.Render(text.Truncate(" › "+text.CleanLine(text.Truncate(first, w, ""))+"   (kept until you have answered)", w, "…")))

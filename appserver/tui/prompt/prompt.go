@@ -240,6 +240,7 @@ type Look struct {
 	Index, Total  int    // "1 of 2"; nothing when Total is under 2
 	Also          string // who else is asked
 	Refused       string // why this person cannot answer, "" when they can
+	Quiet         bool   // keys do not answer yet: none are shown
 }
 
 // Render draws the prompt in at most l.Height lines. The cursor is where text
@@ -317,9 +318,9 @@ func (p *Prompt) foot(l Look, w int) (lines []string, x, y int) {
 	if p.form != nil {
 		return p.form.render(th, w, max(l.Height-4, 3))
 	}
-	lines = flow(p.keys(th, w, false), w)
+	lines = text.Flow(p.keys(l, w, false), w)
 	if small := l.Height < 12 || w < 50; small && len(lines) > 1 {
-		lines = flow(p.keys(th, w, true), w)
+		lines = text.Flow(p.keys(l, w, true), w)
 	} else if !small {
 		lines = append([]string{""}, lines...)
 	}
@@ -336,14 +337,17 @@ func (p *Prompt) foot(l Look, w int) (lines []string, x, y int) {
 }
 
 // keys is what can be pressed; what cannot be pressed yet is faint.
-func (p *Prompt) keys(th *theme.Theme, w int, short bool) []string {
+func (p *Prompt) keys(l Look, w int, short bool) []string {
+	th := l.Theme
 	out := make([]string, 0, len(p.choices))
 	for _, c := range p.choices {
 		label := c.label
 		if short && c.short != "" {
 			label = c.short
 		}
-		if c.seen && !p.seen && len(p.lines) > p.room && p.room > 0 {
+		if l.Quiet {
+			label = th.Dim.Render(strings.Repeat(" ", text.Width(c.key)) + " " + label)
+		} else if c.seen && !p.seen && len(p.lines) > p.room && p.room > 0 {
 			label = th.Dim.Render(c.key + " " + label)
 		} else {
 			label = th.Bold.Render(c.key) + " " + label
@@ -351,21 +355,4 @@ func (p *Prompt) keys(th *theme.Theme, w int, short bool) []string {
 		out = append(out, text.Truncate(label, w, "…"))
 	}
 	return out
-}
-
-// flow sets words in lines of at most w cells, three spaces between them.
-func flow(words []string, w int) []string {
-	var out []string
-	line := ""
-	for _, s := range words {
-		switch {
-		case line == "":
-			line = s
-		case text.Width(line)+3+text.Width(s) <= w:
-			line += "   " + s
-		default:
-			out, line = append(out, line), s
-		}
-	}
-	return append(out, line)
 }

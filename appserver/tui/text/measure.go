@@ -172,3 +172,20 @@ func Indent(lines []string, prefix string) []string {
 	}
 	return out
 }
+
+// Flow sets words, styled or not, in lines of at most w cells, three spaces between them.
+func Flow(words []string, w int) []string {
+	var out []string
+	line := ""
+	for _, s := range words {
+		switch {
+		case line == "":
+			line = s
+		case Width(line)+3+Width(s) <= w:
+			line += "   " + s
+		default:
+			out, line = append(out, line), s
+		}
+	}
+	return append(out, line)
+}
