@@ -62,6 +62,11 @@ type Options struct {
 	Log    *slog.Logger
 	// Now is the clock the remote's is compared with; nil is time.Now.
 	Now func() time.Time
+
+	// For tests: script text after lib.sh, and how long a lock's holder may
+	// stand still.
+	prelude string
+	stall   time.Duration
 }
 
 func (o Options) withDefaults() Options {
@@ -72,6 +77,7 @@ func (o Options) withDefaults() Options {
 		{&o.ShellTimeout, 30 * time.Second},
 		{&o.EnvTimeout, 10 * time.Second},
 		{&o.ItemTimeout, 5 * time.Second},
+		{&o.stall, stallTimeout},
 		{&o.StartTimeout, 30 * time.Second},
 		{&o.LockTimeout, 10 * time.Minute},
 	} {

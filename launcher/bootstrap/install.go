@@ -68,7 +68,7 @@ func Install(ctx context.Context, r Remote, rep Report, b Build, progress func(d
 		{"tl_gzip", zip},
 		{"tl_tag", random()},
 		{"tl_tries", strconv.Itoa(int(o.LockTimeout / poll))},
-		{"tl_stall", strconv.Itoa(int(stallTimeout / poll))},
+		{"tl_stall", strconv.Itoa(int(o.stall / poll))},
 	}, remote.ExecOptions{})
 	if err != nil {
 		return Choice{}, err

@@ -64,10 +64,6 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 	}
 	o.Events(remote.Event{Stage: remote.StageStart, Text: ch.Why})
 	begin := o.Now()
-	load := "yes"
-	if ch.Action == Join {
-		load = "no" // what runs has its environment
-	}
 	t, err := start(ctx, r, o, "open", []variable{
 		{"tl_kind", string(ch.Candidate.Kind)},
 		{"tl_bin", ch.Candidate.Path},
@@ -75,7 +71,6 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 		{"tl_sock", ch.Candidate.Socket},
 		{"tl_dir", runDir(rep)},
 		{"tl_wait", strconv.Itoa(max(1, int(o.StartTimeout/poll)))},
-		{"tl_load", load},
 		{"tl_envt", seconds(o.EnvTimeout)},
 		{"", extra},
 	}, remote.ExecOptions{ForwardAgent: ch.ForwardAgent})
@@ -126,32 +121,33 @@ func runDir(rep Report) string {
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// exports writes the shell function that sets what the caller wants set. Where
-// something is only joined, the paths the probe found stand in for the login
-// environment, so that the program looks where the probe looked.
+// found are the variables that say where things are.
+var found = []string{"TOWLINE_HOME", "CODEX_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"}
+
+// exports writes the shell functions that set what open.sh is to set: what the
+// probe found, so that a program looks where the probe looked, and what the
+// caller wants.
 func exports(rep Report, ch Choice) (string, error) {
 	var b strings.Builder
-	b.WriteString("extra() {\n:\n")
-	if ch.Action == Join {
-		for _, name := range []string{"TOWLINE_HOME", "CODEX_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"} {
-			if v := rep.Env[name]; v != "" {
-				fmt.Fprintf(&b, "%s=%s; export %s\n", name, shellQuote(v), name)
-			}
+	set := func(name, value string) {
+		if name == "PATH" {
+			fmt.Fprintf(&b, "tl_path=%s\n", shellQuote(value))
+			return
 		}
-		if v := rep.Env["PATH"]; v != "" {
-			fmt.Fprintf(&b, "tl_path=%s\n", shellQuote(v))
+		fmt.Fprintf(&b, "%s=%s; export %s\n", name, shellQuote(value), name)
+	}
+	b.WriteString("known() {\n:\n")
+	for _, name := range append([]string{"PATH"}, found...) {
+		if v := rep.Env[name]; v != "" {
+			set(name, v)
 		}
 	}
+	b.WriteString("}\nextra() {\n:\n")
 	for _, name := range slices.Sorted(maps.Keys(ch.Env)) {
-		v := ch.Env[name]
-		if !envName.MatchString(name) || strings.HasPrefix(name, "tl_") || strings.ContainsRune(v, 0) {
+		if v := ch.Env[name]; !envName.MatchString(name) || strings.HasPrefix(name, "tl_") || strings.ContainsRune(v, 0) {
 			return "", fmt.Errorf("%q cannot be an environment variable", printable(name))
 		}
-		if name == "PATH" {
-			fmt.Fprintf(&b, "tl_path=%s\n", shellQuote(v))
-			continue
-		}
-		fmt.Fprintf(&b, "%s=%s; export %s\n", name, shellQuote(v), name)
+		set(name, ch.Env[name])
 	}
 	b.WriteString("}\n")
 	return b.String(), nil

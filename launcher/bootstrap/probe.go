@@ -54,7 +54,7 @@ func Probe(ctx context.Context, r Remote, o Options) (Report, error) {
 		return rep, err
 	}
 	defer t.close()
-	in := intake{rep: &rep, begun: map[string]time.Time{}, bins: map[string]int{}, sent: begin}
+	in := intake{rep: &rep, begun: map[string]time.Time{}, bins: map[string]int{}, alive: map[string]int{}}
 	for {
 		a, err := t.next()
 		if err != nil {
@@ -62,6 +62,7 @@ func Probe(ctx context.Context, r Remote, o Options) (Report, error) {
 			return rep, err
 		}
 		if a.key == "hello" {
+			rep.UID, _ = strconv.Atoi(a.text) // 0 is what a strange one counts as: only shown
 			o.Events(remote.Event{Stage: remote.StageShell, Text: "the login shell ran our script", Done: true, Took: a.at.Sub(begin)})
 			o.Events(remote.Event{Stage: remote.StageProbe, Text: "asking what is there"})
 			continue
@@ -96,13 +97,18 @@ func seconds(d time.Duration) string { return strconv.Itoa(max(1, int((d+time.Se
 // intake turns answers into a Report.
 type intake struct {
 	rep   *Report
-	sent  time.Time
 	begun map[string]time.Time
 	bins  map[string]int // id -> index of Candidates
-	socks []Candidate
+	alive map[string]int // a socket's question -> index of Candidates
+	socks []sighting
 	paths []string // of PATH
 	where []string // searched, as path.N and known.N count them
-	tmp   bool
+}
+
+// sighting is a daemon, by the question that found it.
+type sighting struct {
+	name string
+	Candidate
 }
 
 func (in *intake) take(a answer) {
@@ -210,16 +216,22 @@ func (in *intake) program(a answer) {
 		in.begun[a.fields(2)[0]] = a.at
 	case "end", "late":
 		name := a.text
-		begun, ok := in.begun[name]
-		if !ok || len(r.Items) >= 2*maxSearched {
+		if len(r.Items) >= 2*maxSearched {
 			return
 		}
-		r.Items = append(r.Items, Item{Name: name, Took: a.at.Sub(begun), Late: a.key == "late"})
+		it := Item{Name: name, Late: a.key == "late"}
+		if begun, ok := in.begun[name]; ok { // a quick one may end before its beginning is told
+			it.Took = a.at.Sub(begun)
+		}
+		r.Items = append(r.Items, it)
 	case "bin":
 		f := a.fields(4)
 		if len(r.Candidates) < maxCandidates && path.IsAbs(f[3]) {
 			in.bins[f[0]] = len(r.Candidates)
-			r.Candidates = append(r.Candidates, Candidate{Kind: Kind(f[1]), From: f[2], Path: f[3]})
+			r.Candidates = append(r.Candidates, Candidate{Kind: Kind(f[1]), From: f[2], Path: f[3], Fault: "it did not say its version in time"})
+			if f[2] == "running" {
+				in.alive[strings.TrimSuffix(f[0], ".1")] = in.bins[f[0]]
+			}
 		}
 	case "real":
 		f := a.fields(2)
@@ -232,13 +244,13 @@ func (in *intake) program(a answer) {
 			r.Candidates[i].version(f[1])
 		}
 	case "sock":
-		f := a.fields(2)
-		c := Candidate{Kind: Kind(f[0]), From: "running", Socket: f[1]}
-		if f[0] == "private" {
+		f := a.fields(3)
+		c := Candidate{Kind: Kind(f[1]), From: "running", Socket: f[2]}
+		if f[1] == "private" {
 			c.Kind, c.Private = Codex, true
 		}
 		if len(in.socks) < 16 {
-			in.socks = append(in.socks, c)
+			in.socks = append(in.socks, sighting{f[0], c})
 		}
 	}
 }
@@ -275,9 +287,12 @@ func (in *intake) finish() {
 // the program that reaches them.
 func (in *intake) merge() {
 	r := in.rep
-	order := map[string]int{"running": 0, "installed": 1, "PATH": 2, "well-known": 3, "previous": 4}
+	order := map[string]int{"installed": 0, "PATH": 1, "well-known": 2}
 	index := func(c Candidate) int { // folders were asked beside each other: any order
-		return slices.Index(in.where, path.Dir(c.Path))
+		if i := slices.Index(in.where, path.Dir(c.Path)); i >= 0 {
+			return i
+		}
+		return len(in.where)
 	}
 	all := slices.Clone(r.Candidates)
 	slices.SortStableFunc(all, func(a, b Candidate) int {
@@ -286,47 +301,41 @@ func (in *intake) merge() {
 		}
 		return index(a) - index(b)
 	})
-	seen := map[string]int{}
+	seen := map[string]bool{}
 	var out []Candidate
-	var alive []Candidate // programs of processes: some may be daemons
 	for _, c := range all {
-		real := c.Path
-		if c.Real != "" {
-			real = c.Real
-		}
-		if c.From == "running" {
-			alive = append(alive, c)
-			if strings.HasPrefix(c.Path, "/proc/") {
-				continue // its file is gone: good for reaching it, not for starting another
-			}
-		}
-		if c.From == "previous" {
+		switch c.From {
+		case "previous":
 			r.Previous = c.Version
 			continue
+		case "running":
+			continue // for its daemon's sake only
 		}
-		if i, ok := seen[real]; ok {
-			if out[i].From == "running" { // where it was found says more
-				out[i].From, out[i].Path, out[i].Real = c.From, c.Path, c.Real
-			}
-			continue
+		where := c.Path
+		if c.Real != "" {
+			where = c.Real
 		}
-		seen[real] = len(out)
-		out = append(out, c)
+		if !seen[where] {
+			seen[where] = true
+			out = append(out, c)
+		}
 	}
+	programs := out
 	for _, s := range in.socks {
-		if slices.ContainsFunc(out, func(c Candidate) bool { return c.Socket == s.Socket }) {
+		c := s.Candidate
+		if slices.ContainsFunc(out, func(o Candidate) bool { return o.Socket == c.Socket }) {
 			continue
 		}
-		with := usable(out, s.Kind)
-		if s.Kind == Towline && len(alive) > 0 {
-			with = &alive[0] // the daemon's own program knows how to reach it
+		with := usable(programs, c.Kind)
+		if i, ok := in.alive[s.name]; ok && r.Candidates[i].Fault == "" {
+			with = &r.Candidates[i] // the daemon's own
 		}
 		if with == nil {
-			s.Fault = "it runs, and there is no program to reach it with"
+			c.Fault = "it runs, and there is no program to reach it with"
 		} else {
-			s.Path, s.Real, s.Version, s.Window, s.Fault = with.Path, with.Real, with.Version, with.Window, with.Fault
+			c.Path, c.Real, c.Version, c.Window = with.Path, with.Real, with.Version, with.Window
 		}
-		out = append(out, s)
+		out = append(out, c)
 	}
 	r.Candidates = out
 }

@@ -113,7 +113,10 @@ func (t *talk) lost(cause error) error {
 		}
 	case errors.Is(cause, errSilent):
 		p.Err = fmt.Errorf("the login shell did not run our script within %v%s", t.o.ShellTimeout, quoted(said))
-		p.Hints = []string{"see what it waits for: `ssh " + host + " true`"}
+		p.Hints = []string{
+			"see what it waits for: `ssh " + host + " true`",
+			"an `exec` of another shell in an rc file must be for terminals only: `[ -t 0 ] && exec …`",
+		}
 	case said == "":
 		p.Err = errors.New("the login shell ended without running our script" + outcome(ended))
 		p.Hints = []string{

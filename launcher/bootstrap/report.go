@@ -94,7 +94,7 @@ type Candidate struct {
 	Kind    Kind            `json:"kind"`
 	Path    string          `json:"path"`              // of the binary
 	Real    string          `json:"real,omitempty"`    // where Path leads, when elsewhere
-	From    string          `json:"from"`              // "PATH", "well-known", "installed", "previous", "running"
+	From    string          `json:"from"`              // "PATH", "well-known", "installed", "running", "door"
 	Version string          `json:"version,omitempty"` // of the binary
 	Window  protocol.Window `json:"protocol"`          // zero for Codex, and for a Towline that does not say
 	Socket  string          `json:"socket,omitempty"`  // of a daemon that answers

@@ -78,7 +78,7 @@ type talk struct {
 // answers is read with next.
 func start(ctx context.Context, r Remote, o Options, name string, vars []variable, eo remote.ExecOptions) (*talk, error) {
 	nonce := random()
-	text, err := compose(name, nonce, vars)
+	text, err := compose(name, nonce, o.prelude, vars)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +106,7 @@ type variable struct{ name, value string }
 // compose wraps a script so that the shell reads it whole before it runs any of
 // it: what follows on the channel is then not the shell's. The marker is cut in
 // two, so that a remote that echoes its input is not mistaken for an answer.
-func compose(name, nonce string, vars []variable) (string, error) {
+func compose(name, nonce, prelude string, vars []variable) (string, error) {
 	lib, err := scripts.ReadFile("script/lib.sh")
 	if err != nil {
 		return "", err
@@ -121,6 +121,7 @@ func compose(name, nonce string, vars []variable) (string, error) {
 	fmt.Fprintf(&b, "tl_m='%s''%s'\n", marker(nonce[:half]), nonce[half:])
 	fmt.Fprintf(&b, "tl_k='towline-''%s'\n", random())
 	b.Write(strip(lib))
+	b.WriteString(prelude)
 	for _, v := range vars {
 		if strings.ContainsRune(v.value, 0) {
 			return "", fmt.Errorf("%s holds a zero byte", v.name)

@@ -123,6 +123,7 @@ const maxVersion = 80
 // version reads what a program said of itself: `towline version --json`, or the
 // line of --version.
 func (c *Candidate) version(said string) {
+	c.Fault = ""
 	if c.Kind == Towline {
 		if i := strings.IndexByte(said, '{'); i >= 0 {
 			var v struct {

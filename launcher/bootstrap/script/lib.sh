@@ -43,8 +43,8 @@ tl_setsid=$(command -v setsid 2>/dev/null)
 # shellcheck disable=SC2086 # empty or one word
 apart() { exec $tl_setsid "$@"; }
 
-# end PID: it and what it started.
-end() { kill -9 -"$1" 2>/dev/null || kill -9 "$1" 2>/dev/null; }
+# stop PID: it and what it started.
+stop() { kill -9 -"$1" 2>/dev/null || kill -9 "$1" 2>/dev/null; }
 
 # within SECONDS COMMAND...: its status, or that of a killed one when it took
 # longer. It reads nothing; its output goes where the caller says.
@@ -53,7 +53,7 @@ within() {
 	shift
 	(apart "$@") </dev/null 9>&- &
 	tl_wc=$!
-	(sleep "$tl_wt"; end "$tl_wc") >/dev/null 2>&1 </dev/null 9>&- &
+	(PATH=$tl_tools; sleep "$tl_wt"; stop "$tl_wc") >/dev/null 2>&1 </dev/null 9>&- &
 	tl_ww=$!
 	wait "$tl_wc" 2>/dev/null
 	tl_wr=$?
@@ -70,16 +70,21 @@ socket() {
 }
 
 # listening PATH: somebody accepts connections there, as far as can be told
-# without making one.
+# without making one. tl_inode is the socket's, where that is told.
 listening() {
+	tl_inode=
+	[ -r /proc/net/unix ] || return 0
 	tl_lt=$(readlink "$1" 2>/dev/null)
 	case $tl_lt in
 	'') tl_lt=$1 ;;
 	/*) ;;
 	*) tl_lt=$(dirname "$1")/$tl_lt ;;
 	esac
-	[ -r /proc/net/unix ] || return 0
-	grep -F -- " $tl_lt" /proc/net/unix | grep -q " 00010000 .* [0-9]* $(printf '%s' "$tl_lt" | sed 's/[].[*^$\\]/\\&/g')\$"
+	# Num RefCount Protocol Flags Type St Inode Path
+	tl_inode=$(grep -F -- " $tl_lt" /proc/net/unix | while read -r _ _ _ tl_lf _ _ tl_li tl_lp; do
+		[ "$tl_lf" = 00010000 ] && [ "$tl_lp" = "$tl_lt" ] && echo "$tl_li"
+	done | tail -n 1)
+	[ -n "$tl_inode" ]
 }
 
 # capture SECONDS: the environment a login gives, into tl_env, in the form
@@ -98,7 +103,7 @@ capture() {
 	tl_inner="/bin/sh -c 'echo; echo $tl_k-begin; export -p; echo; echo $tl_k-end'"
 	for tl_how in 'login shell, interactive' 'login shell' 'plain shell'; do
 		case ${tl_sh##*/}/$tl_how in
-		csh/*active | tcsh/*active) tl_flags='-i -c' ;; # -l is theirs only when alone
+		csh/*active | tcsh/*active) tl_flags=-l ;; # theirs only when alone
 		nu/*active) tl_flags='-l -c' ;;
 		csh/login* | tcsh/login* | nu/login*) continue ;;
 		*/*active) tl_flags='-l -i -c' ;;
@@ -106,8 +111,18 @@ capture() {
 		*) tl_flags=-c ;;
 		esac
 		say trying "$tl_how"
-		# shellcheck disable=SC2086 # they are several words
-		tl_env=$(take "$1" "$tl_sh" $tl_flags "$tl_inner")
+		case $tl_flags in
+		*c)
+			# shellcheck disable=SC2086 # they are several words
+			set -- "$1" "$tl_sh" $tl_flags "$tl_inner"
+			tl_feed=
+			;;
+		*)
+			set -- "$1" "$tl_sh" "$tl_flags"
+			tl_feed=$tl_inner
+			;;
+		esac
+		tl_env=$(take "$@")
 		case $tl_env in
 		*"$tl_k-end")
 			tl_env=${tl_env#*"$tl_k-begin"}
@@ -125,7 +140,7 @@ capture() {
 }
 
 # take SECONDS COMMAND...: what it prints between the ends, and no waiting for it
-# beyond that.
+# beyond that. tl_feed is its input.
 take() {
 	tl_tt=$1
 	shift
@@ -135,17 +150,21 @@ take() {
 			export TOWLINE_RESOLVING_ENVIRONMENT
 			restore
 			PATH=$tl_path0
-			apart "$@"
+			[ -n "$tl_feed" ] || apart "$@"
+			apart "$@" <<-END
+				$tl_feed
+				exit
+			END
 		) &
 		tl_tc=$!
-		(sleep "$tl_tt"; echo; echo "$tl_k-late"; end "$tl_tc") &
+		(sleep "$tl_tt"; echo; echo "$tl_k-late"; stop "$tl_tc") &
 		tl_tw=$!
 		wait "$tl_tc"
 		kill "$tl_tw"
 		echo
 		echo "$tl_k-gone"
 	) & } </dev/null 2>/dev/null 9>&- |
-		sed -n -e "/^$tl_k-begin\$/,/^$tl_k-end\$/p" -e "/^$tl_k-late\$/p" \
+		sed -n -e '/^export tl_/d' -e "/^$tl_k-begin\$/,/^$tl_k-end\$/p" -e "/^$tl_k-late\$/p" \
 			-e "/^$tl_k-end\$/q" -e "/^$tl_k-late\$/q" -e "/^$tl_k-gone\$/q"
 }
 
@@ -161,6 +180,7 @@ load() {
 	PATH=$tl_path0
 	if [ -n "$tl_env" ] && (eval "$tl_env") >/dev/null 2>&1; then eval "$tl_env"; fi
 	unset TOWLINE_RESOLVING_ENVIRONMENT
+	tl_lc0=${LC_ALL-}
 	tl_path=$PATH
 	PATH=$tl_tools${PATH:+:$PATH}
 }

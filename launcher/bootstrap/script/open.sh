@@ -1,53 +1,71 @@
 # Becomes the app-server's end of the channel. The caller sets tl_kind (towline,
 # codex), tl_bin, tl_stdio (yes: a bare child, whatever else there is), tl_sock (a
-# Codex daemon's socket to try first, or nothing), tl_dir (where a private daemon's
+# daemon's socket to try first, or nothing), tl_dir (where a private daemon's
 # socket and log go, or nothing), tl_wait (tries of a fifth of a second until a
-# daemon must answer), tl_load (yes: take the login environment first), tl_envt;
-# and defines extra, which exports what is to be set above all else.
+# daemon must answer), tl_envt; and defines known, which exports what the probe
+# learned of where things are, and extra, which exports what is to be set above
+# all else.
 #
 # After "go ws" or "go lines" the channel belongs to the program that follows.
 
 say hello "$tl_uid"
-[ -f "$tl_bin" ] && [ -x "$tl_bin" ] || fail missing "$tl_bin cannot be run"
+[ -f "$tl_bin" ] && [ -x "$tl_bin" ] || fail missing "$tl_bin is not there any more, or cannot be run"
+tl_path=$tl_path0
+known
+cd "$tl_home" 2>/dev/null || cd /
 
-tl_env=
-if [ "$tl_load" = yes ]; then
-	say stage environment
+# environment: for what is about to be started. rc files take their time, so only
+# then.
+environment() {
+	say stage 'login environment'
 	capture "$tl_envt"
 	[ -n "$tl_why" ] && say env.note "$(printf '%s\n' "$tl_why" | short 600)"
-fi
-load
-extra
-tl_given=${tl_bin%/*}:$tl_path
-cd "$tl_home" 2>/dev/null || cd /
+	tl_before=$tl_path
+	load
+	[ -n "$tl_env" ] || tl_path=$tl_before
+	extra
+	tl_lc0=${LC_ALL-}
+}
 
 # go HOW ARGUMENTS...: the last word of this script.
 go() {
 	unlock
 	tl_how=$1
 	shift
+	restore
 	say go "$tl_how"
-	PATH=$tl_given
+	PATH=${tl_bin%/*}:$tl_path
 	exec "$tl_bin" "$@"
 }
 
 if [ "$tl_kind" = towline ]; then
+	for tl_s in "$tl_sock" "${TOWLINE_HOME:+$TOWLINE_HOME/run/towline.sock}" \
+		"${XDG_RUNTIME_DIR:+$XDG_RUNTIME_DIR/towline/towline.sock}" \
+		"${XDG_STATE_HOME:-$tl_home/.local/state}/towline/run/towline.sock"; do
+		[ -n "$tl_s" ] && socket "$tl_s" && listening "$tl_s" && go ws app-server proxy --sock "$tl_s"
+	done
+	environment
 	go ws app-server proxy --start
 fi
-[ "$tl_stdio" = yes ] && go lines app-server
+if [ "$tl_stdio" = yes ]; then
+	environment
+	go lines app-server
+fi
 
 # answers SOCKET: a server of ours accepts connections there.
 answers() {
-	socket "$1" && (PATH=$tl_given; within 10 "$tl_bin" app-server proxy --sock "$1" >/dev/null 2>&1)
+	socket "$1" && (PATH=${tl_bin%/*}:$tl_path:$PATH; within 10 "$tl_bin" app-server proxy --sock "$1" >/dev/null 2>&1)
 }
 
 join() { go ws app-server proxy --sock "$1"; }
 
+tl_loaded=no
 [ -n "$tl_sock" ] && answers "$tl_sock" && join "$tl_sock"
 
 # bare WHY: no daemon can be had.
 bare() {
 	say bare "$(printf '%s\n' "$1" | short 600)"
+	[ "$tl_loaded" = yes ] || environment
 	go lines app-server
 }
 
@@ -64,9 +82,11 @@ waiting() { say wait 'another connection starts the daemon'; }
 lock "$tl_dir/codex-$tl_host.lock" "$tl_wait" || bare "$tl_dir/codex-$tl_host.lock is held by somebody who does not let go"
 answers "$tl_sock" && join "$tl_sock" # whoever held the lock has started it
 
+environment
+tl_loaded=yes
 [ -n "$(find "$tl_log" -prune -size +4096 2>/dev/null)" ] && mv -f "$tl_log" "$tl_log.old"
 (
-	PATH=$tl_given
+	PATH=${tl_bin%/*}:$tl_path
 	if [ -n "$tl_setsid" ]; then
 		exec "$tl_setsid" "$tl_bin" app-server --listen "unix://$tl_sock"
 	fi
@@ -81,7 +101,7 @@ while ! answers "$tl_sock"; do
 		bare "the daemon ended: $(grep -v '^WARNING' "$tl_log" | tail -n 3 | short 400)"
 	fi
 	if [ "$tl_n" -gt "$tl_wait" ]; then
-		end "$tl_daemon"
+		stop "$tl_daemon"
 		bare "the daemon did not answer: $(tail -n 3 "$tl_log" | short 400)"
 	fi
 	say wait 'for the daemon'

@@ -66,7 +66,7 @@ relay() {
 		case $tl_ended in
 		*" ${tl_q%/*} "*) ;;
 		*)
-			end "${tl_q##*/}"
+			stop "${tl_q##*/}"
 			say late "${tl_q%/*}"
 			;;
 		esac
@@ -153,10 +153,10 @@ program() {
 	tl_real=$(readlink -f "$1" 2>/dev/null) && say real "$tl_bin" "$tl_real"
 	tl_v=
 	if [ "$2" = towline ]; then
-		tl_v=$(PATH=${1%/*}:$tl_path within "$tl_bint" "$1" version --json 2>/dev/null | short 1000)
+		tl_v=$(PATH=${1%/*}:$tl_path && within "$tl_bint" "$1" version --json 2>/dev/null | (PATH=$tl_tools && short 1000))
 	fi
 	if [ -z "$tl_v" ]; then
-		tl_v=$(PATH=${1%/*}:$tl_path within "$tl_bint" "$1" --version 2>&1 | tail -n 3 | short 300)
+		tl_v=$(PATH=${1%/*}:$tl_path && within "$tl_bint" "$1" --version 2>&1 | (PATH=$tl_tools && tail -n 3 | short 300))
 	fi
 	say version "$tl_bin" "$tl_v"
 }
@@ -194,21 +194,20 @@ installed() {
 	done
 }
 
-# running: what this user runs under these names, which need not be on any PATH.
-# root sees everybody's and takes its own only.
-running() {
+# sock KIND PATH: a daemon's, and the program it runs.
+sock() {
+	socket "$2" && listening "$2" || return 0
+	say sock "$tl_name" "$1" "$2"
+	[ "$1" = towline ] && [ -n "$tl_inode" ] || return 0
 	tl_i=0
-	# shellcheck disable=SC2012 # find cannot tell an owner and a target at once
-	ls -ln /proc/[0-9]*/exe 2>/dev/null |
-		sed -n -e "s|^l[^ ]*  *[0-9]*  *$tl_uid  *.* /proc/[0-9]*/exe -> \(/.*/towline\)\$|\1|p" \
-			-e "s|^l[^ ]*  *[0-9]*  *$tl_uid  *.* \(/proc/[0-9]*/exe\) -> /.*/towline (deleted)\$|\1|p" |
-		sort -u | head -n 8 | while read -r tl_exe; do
-		program "$tl_exe" towline running
-	done
-}
-
-sock() { # KIND PATH
-	socket "$2" && listening "$2" && say sock "$1" "$2"
+	tl_fd=$(find /proc/[0-9]*/fd -user "$tl_uid" -lname "socket:\[$tl_inode\]" 2>/dev/null | head -n 1)
+	[ -n "$tl_fd" ] || return 0
+	tl_exe=${tl_fd%/fd/*}/exe
+	tl_t=$(readlink "$tl_exe" 2>/dev/null)
+	case $tl_t in
+	*/towline) program "$tl_t" towline running ;;
+	*'/towline (deleted)') program "$tl_exe" towline running ;;
+	esac
 }
 
 # --- all of it
@@ -259,7 +258,6 @@ say end environment
 	{
 		ask disk ask_disk "$tl_id" install
 		ask installed installed
-		ask running running
 
 		set -f
 		tl_ifs=$IFS
