@@ -44,6 +44,7 @@ type walker struct {
 	faults []Fault
 	files  int
 	total  int64
+	loose  string        // the first file ssh would refuse, because others may have written it
 	open   []fs.FileInfo // the Includes being read, outermost first: a cycle meets itself here
 }
 
@@ -96,7 +97,7 @@ func (w *walker) fault(file string, no int, format string, args ...any) {
 }
 
 // file reads one file. sec is the block it begins in. checked asks for the
-// ownership rules ssh applies to ~/.ssh/config and what it includes.
+// ownership rules ssh applies to ~/.ssh/config and whatever is included.
 func (w *walker) file(path string, sec *section, checked bool) {
 	text, info, err := w.read(path)
 	switch {
@@ -115,6 +116,9 @@ func (w *walker) file(path string, sec *section, checked bool) {
 	if checked {
 		if why := looseness(info); why != "" {
 			w.fault(path, 0, "%s, so ssh refuses it: run `chmod 600 %s`", why, path)
+			if w.loose == "" {
+				w.loose = path
+			}
 		}
 	}
 	w.open = append(w.open, info)
@@ -154,7 +158,7 @@ func (w *walker) file(path string, sec *section, checked bool) {
 			sec = &section{parent: parent, match: c, file: path, no: no, fromUser: sec.fromUser}
 			w.visit(sec, l)
 		case "include":
-			w.include(l, sec, checked)
+			w.include(l, sec)
 		default:
 			w.visit(sec, l)
 		}
@@ -162,7 +166,7 @@ func (w *walker) file(path string, sec *section, checked bool) {
 }
 
 // include follows an Include line from inside sec.
-func (w *walker) include(l *line, sec *section, checked bool) {
+func (w *walker) include(l *line, sec *section) {
 	for _, arg := range l.args {
 		path, err := w.includePath(arg, sec.fromUser)
 		if err != nil {
@@ -183,7 +187,7 @@ func (w *walker) include(l *line, sec *section, checked bool) {
 				return
 			}
 			// Inside, lines before the first block still belong to the block around.
-			w.file(f, &section{parent: sec, all: true, file: f, fromUser: sec.fromUser}, checked)
+			w.file(f, &section{parent: sec, all: true, file: f, fromUser: sec.fromUser}, true)
 		}
 	}
 }
@@ -194,7 +198,13 @@ func (w *walker) includePath(arg string, fromUser bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if path, err = expandHome(path, w.o.Home); err != nil {
+	// ssh leaves these to glob(3), which goes by $HOME where all else goes by the
+	// user database.
+	home := w.o.Home
+	if v := w.o.Getenv("HOME"); v != "" && !w.places.windows {
+		home = v
+	}
+	if path, err = expandHome(path, home); err != nil {
 		return "", err
 	}
 	if w.places.abs(path) {
@@ -202,7 +212,7 @@ func (w *walker) includePath(arg string, fromUser bool) (string, error) {
 	}
 	dir := w.places.systemDir
 	if fromUser {
-		dir = w.places.userDir
+		dir = filepath.Join(home, ".ssh")
 	}
 	return dir + string(filepath.Separator) + path, nil
 }

@@ -71,6 +71,12 @@ func fromLibrary(o Options, d dest) (Target, error) {
 	f := &flattener{d: d, verdicts: map[*section]verdict{}, seen: map[string]bool{}, told: map[*section]bool{}}
 	f.w = newWalker(o, f.line)
 	f.w.run()
+	if f.w.loose != "" {
+		return Target{}, &config.Problem{
+			Stage: stage, Err: fmt.Errorf("others may have written %s", clean(f.w.loose)), Exit: config.ExitConfig,
+			Hints: []string{"run `chmod 600 " + clean(f.w.loose) + "`, and see that the file is yours"},
+		}
+	}
 	if f.refusal != nil {
 		return Target{}, &config.Problem{
 			Stage: stage, Err: f.refusal, Exit: config.ExitConfig,

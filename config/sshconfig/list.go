@@ -83,8 +83,9 @@ type lister struct {
 func (b *lister) line(s *section, l *line) {
 	switch l.key {
 	case "host":
+		taken := slices.DeleteFunc(slices.Clone(s.host), func(p string) bool { return !strings.HasPrefix(p, "!") })
 		for _, name := range s.host {
-			if isPattern(name) || !matchAny(name, s.host) {
+			if isPattern(name) || len(taken) > 0 && !matchAny(name, append(taken, name)) {
 				continue
 			}
 			if strings.Contains(name, ",") {

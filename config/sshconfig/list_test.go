@@ -39,6 +39,30 @@ func TestIncludesAreRelativeToTheirFolder(t *testing.T) {
 	}
 }
 
+// glob(3) goes by $HOME, the rest of ssh by the user database; the list follows.
+func TestIncludesGoByTheVariableHOME(t *testing.T) {
+	needSSH(t)
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{".ssh/relative": "Host relative\nPort 3\n", "tilde": "Host tilde\nPort 4\n", "config": "Include relative ~/tilde\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("HOME", dir)
+	o := Options{UserFile: filepath.Join(dir, "config")}
+	if got := names(List(o)); !slices.Equal(got, []string{"relative", "tilde"}) {
+		t.Errorf("listed %q", got)
+	}
+	for name, port := range map[string]int{"relative": 3, "tilde": 4} {
+		if got, err := Resolve(t.Context(), o, name); err != nil || got.Port != port {
+			t.Errorf("ssh has port %d for %s, %v", got.Port, name, err)
+		}
+	}
+}
+
 // What is wrong costs the line or file it is in, and is said with its place.
 func TestFaultsCostOnlyThemselves(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -17,7 +17,11 @@ func looseness(info fs.FileInfo) string {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Getuid() {
 		return fmt.Sprintf("belongs to uid %d", st.Uid)
 	}
-	if info.Mode().Perm()&0o022 != 0 {
+	loose := info.Mode().Perm() & 0o022
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Gid != 0 && st.Gid == st.Uid && int(st.Gid) == os.Getgid() {
+		loose &^= 0o020 // a group of one's own, which Debian's ssh lets pass
+	}
+	if loose != 0 {
 		return fmt.Sprintf("others may write to it (mode %#o)", info.Mode().Perm())
 	}
 	return ""
