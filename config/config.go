@@ -39,7 +39,7 @@ type Config struct {
 	AppServer AppServer `toml:"app_server"`
 	Gate      Gate      `toml:"gate"`
 	// SSHConfig is read instead of ~/.ssh/config when connecting to hosts, as
-	// `ssh -F` does.
+	// `ssh -F` does; "none" reads nothing.
 	SSHConfig string `toml:"ssh_config"`
 	// Hosts says more about ssh aliases, by name.
 	Hosts map[string]Host `toml:"hosts"`
@@ -187,8 +187,11 @@ func Parse(raw []byte, p Paths) (Config, error) {
 	if c.Engine.Codex.ShareControlSocket == nil {
 		c.Engine.Codex.ShareControlSocket = Default(p).Engine.Codex.ShareControlSocket
 	}
-	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home, &c.SSHConfig} {
+	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home} {
 		*f = expand(*f, p.Config)
+	}
+	if c.SSHConfig != "none" {
+		c.SSHConfig = expand(c.SSHConfig, p.Config)
 	}
 	return c, c.Validate()
 }

@@ -161,6 +161,9 @@ hidden = true
 	if c.SSHConfig != filepath.Join(p.Config, "ssh/config") {
 		t.Errorf("ssh_config: %q", c.SSHConfig)
 	}
+	if c, err := Parse([]byte("ssh_config = \"none\"\n"), p); err != nil || c.SSHConfig != "none" {
+		t.Errorf("no ssh configuration at all: %q, %v", c.SSHConfig, err)
+	}
 }
 
 func TestKeysListsEveryKeyOnce(t *testing.T) {
