@@ -48,6 +48,7 @@ var onlyIn = map[string][]string{
 	"github.com/spf13/cobra":                 {"towline/cmd"},
 	"github.com/creack/pty":                  {"towline/appserver/engine/native/tool/exec", "towline/integration"},
 	"github.com/coder/websocket":             {"towline/appserver"},
+	"github.com/kevinburke/ssh_config":       {"towline/config/sshconfig"},
 	"github.com/santhosh-tekuri/jsonschema/": {},
 }
 

@@ -26,7 +26,9 @@ type Target struct {
 	ForwardAgent string
 
 	// ProxyJump lists the hops, first to dial first, each [user@]host[:port] or
-	// ssh://…, as written. [ResolveHop] resolves one. Nil when there are none.
+	// ssh://…, tokens expanded. [ResolveHop] resolves one; of what it says about
+	// proxies only the first hop's counts, as with ssh: the others are reached
+	// through the hop before them. Nil when there are none.
 	ProxyJump []string
 	// ProxyCommand is for the user's shell, tokens expanded; "" for none. Never
 	// set together with ProxyJump.
