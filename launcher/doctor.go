@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -87,12 +88,27 @@ func (d *doctor) event(e remote.Event) {
 	d.mu.Unlock()
 	f := Finding{Stage: e.Stage, Name: e.Hop, Status: FindingOK, Text: text, Took: e.Took}
 	if e.Err != nil {
-		f.Status, f.Cause, f.Next = FindingFailed, cause(e.Err), config.Hints(e.Err)
+		f.Status, f.Cause, f.Next = FindingFailed, cause(e.Err), d.next(e.Stage, config.Hints(e.Err))
 		if f.Text == "" {
-			f.Text = "failed"
+			f.Text = "does not work"
 		}
 	}
 	d.add(f)
+}
+
+// next is what to do about a failure, for someone who is reading this already.
+func (d *doctor) next(stage string, hints []string) []string {
+	hints = slices.DeleteFunc(slices.Clone(hints), func(h string) bool { return strings.Contains(h, "`towline doctor") })
+	if len(hints) > 0 {
+		return hints
+	}
+	if c := d.d.Choice; c != nil && c.Candidate.Path != "" {
+		return []string{"try it there by hand: `ssh " + d.d.Host + " " + oneLine(c.Candidate.Path) + " --version`"}
+	}
+	if h := hintFor(stage, d.d.Host); !strings.Contains(h, "towline doctor") {
+		return []string{h}
+	}
+	return []string{"try the login shell by itself: `ssh " + d.d.Host + " true`"}
 }
 
 // cause is an error without the stage, which stands beside it.

@@ -378,8 +378,11 @@ func versionText(ch bootstrap.Choice) string {
 }
 
 func megabytes(n int64) string {
-	if n < 1<<20 {
+	switch {
+	case n < 1<<20:
 		return fmt.Sprintf("%d KB", (n+1023)>>10)
+	case n >= 10<<30:
+		return fmt.Sprintf("%d GB", n>>30)
 	}
 	return fmt.Sprintf("%.1f MB", float64(n)/(1<<20))
 }

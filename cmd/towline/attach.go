@@ -21,19 +21,25 @@ import (
 func newAttach() *cobra.Command {
 	var fresh bool
 	c := &cobra.Command{
-		Use:     "attach [THREAD]",
-		Short:   "Open the UI on this machine's daemon",
-		Long:    "attach opens the same UI that `ssh` shows, through the daemon's unix socket. Without a thread it goes where you were last.",
+		Use:   "attach [THREAD]",
+		Short: "Open the UI on this machine's daemon",
+		Long: "attach opens the same UI that `ssh` shows, through the daemon's unix socket.\n" +
+			"Without a thread it goes where you were last. To come back to another machine's\n" +
+			"daemon, type `towline HOST`; leaving either, or `towline detach`, ends nothing\n" +
+			"but the UI.",
 		Example: "  towline attach\n  towline attach 0199c3f2-7f3a-7000-8000-000000000000\n  towline attach --new",
 		Args:    usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			paths, _, err := setup()
+			paths, cfg, err := setup()
 			if err != nil {
 				return err
 			}
 			var thread protocol.ThreadID
 			if len(args) == 1 {
 				thread = protocol.ThreadID(args[0])
+				if !looksLikeThread(args[0]) && isHost(cfg, args[0]) {
+					return wrongUse("attach", "attach is for this machine's daemon, and "+args[0]+" is a host", "type `towline "+args[0]+"`")
+				}
 			}
 			return attach(cmd.Context(), paths, thread, fresh)
 		},
@@ -57,11 +63,13 @@ func attach(ctx context.Context, paths config.Paths, thread protocol.ThreadID, f
 		return err
 	}
 	_ = probe.Close(nil)
-	res, err := tui.Run(ctx, tui.Config{
+	d := watchDetach(ctx, paths, openUI{ComeBack: "towline attach"})
+	defer d.close()
+	res, err := tui.Run(d.ctx, tui.Config{
 		Dial: dial, In: os.Stdin, Out: os.Stdout, Environ: os.Environ(), Thread: thread, NewThread: fresh,
 		Host: hostName(), Version: version(), ReattachHint: "towline attach", Log: slog.New(slog.DiscardHandler),
 	})
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, context.Canceled) {
+	if err != nil && !d.asked() && !errors.Is(err, io.EOF) && !errors.Is(err, context.Canceled) {
 		return err
 	}
 	if res.Text != "" {

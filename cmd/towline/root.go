@@ -11,8 +11,9 @@ import (
 )
 
 func newRoot() *cobra.Command {
+	var o connectOptions
 	root := &cobra.Command{
-		Use:   "towline",
+		Use:   "towline [HOST]",
 		Short: "Leave a coding agent at work on a machine, reach it from any other",
 		Long: "Towline keeps a Codex app-server on this machine and opens it: `ssh` lands\n" +
 			"straight in its UI, several devices share one live session, and a dropped\n" +
@@ -20,15 +21,25 @@ func newRoot() *cobra.Command {
 		Example: "  towline try                          a host to look around in, offline\n" +
 			"  towline serve                        run the host on this machine\n" +
 			"  ssh -p 2222 dev-server               its UI, from anywhere\n" +
+			"  towline dev-server                   work on a host of your ssh configuration\n" +
 			"  towline attach                       the same UI, on this machine\n" +
 			"  codex --remote ws://127.0.0.1:4500   a stock client, after `serve --listen`",
-		Args:          usage(cobra.NoArgs),
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: usage(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return cmd.Help()
+			}
+			if err := meant(cmd, args[0], o.sshConfig); err != nil {
+				return err
+			}
+			return runConnect(cmd, &o, args[0])
+		},
 		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newServe(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(nil), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
+	o.flags(root)
+	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})
