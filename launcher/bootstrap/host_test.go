@@ -18,7 +18,12 @@ import (
 	"towline/launcher/remote"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
+		cleanUp()
+		os.Exit(status)
+	}))
+}
 
 // patience bounds waits on real programs; they take milliseconds.
 const patience = 45 * time.Second
