@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -84,6 +85,13 @@ func (h *hop) newAuthenticator(ctx context.Context, g *guard, w *wire) *authenti
 	for _, f := range a.faults {
 		a.note(short(f.path)+" "+f.fault, f.hint)
 	}
+	for _, c := range a.candidates {
+		if cert, ok := c.pub.(*ssh.Certificate); ok {
+			if why := outOfTime(cert, time.Now()); why != "" {
+				a.note("the "+c.label+" "+why, "have the certificate renewed by whoever signs it, and check this machine's clock")
+			}
+		}
+	}
 	return a
 }
 
@@ -91,6 +99,10 @@ func (a *authenticator) close() { a.agent.close() }
 
 func (a *authenticator) note(text, hint string) {
 	a.notes = append(a.notes, text)
+	a.hint(hint)
+}
+
+func (a *authenticator) hint(hint string) {
 	if hint != "" && !slices.Contains(a.hints, hint) {
 		a.hints = append(a.hints, hint)
 	}

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -126,6 +127,20 @@ func readPublic(path string) ssh.PublicKey {
 func readCertificate(path string) *ssh.Certificate {
 	cert, _ := readPublic(path).(*ssh.Certificate)
 	return cert
+}
+
+// outOfTime says why a certificate is not valid at now, "" when it is. Servers do
+// not tell: to them it is one more key that does not fit.
+func outOfTime(c *ssh.Certificate, now time.Time) string {
+	unix := uint64(max(now.Unix(), 0))                                                        //nolint:gosec // not negative
+	day := func(t uint64) string { return time.Unix(int64(t), 0).Format("2006-01-02 15:04") } //nolint:gosec // shown only
+	switch {
+	case c.ValidBefore != ssh.CertTimeInfinity && unix >= c.ValidBefore:
+		return "expired on " + day(c.ValidBefore)
+	case unix < c.ValidAfter:
+		return "is not valid before " + day(c.ValidAfter)
+	}
+	return ""
 }
 
 // reason is an error without the path it repeats.

@@ -46,6 +46,7 @@ func (a *authenticator) secret(q remote.SecretQuestion, what string) (string, er
 			text = printable(err.Error(), 300)
 		}
 		a.silence(text)
+		a.hint("answer in a terminal: `towline " + h.run.name() + "`")
 		return "", err
 	case errors.Is(err, context.Canceled):
 		// A person who closes the question means the connection.
