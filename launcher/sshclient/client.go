@@ -200,11 +200,12 @@ func (c *Client) refused(ctx context.Context, err error, what, option string) er
 	var no *ssh.OpenChannelError
 	switch {
 	case errors.As(err, &no) && no.Reason == ssh.Prohibited:
-		return h.problem(remote.StageReady, &described{"the server does not forward to " + printable(what, 300), err}, no.Message, config.ExitDenied,
+		return h.problem(remote.StageReady, &described{"the server does not forward to " + printable(what, 300), err}, refusal(no), config.ExitDenied,
 			"allow it there: `"+option+" yes` in its sshd_config")
 	case errors.As(err, &no):
-		return h.problem(remote.StageReady, &described{"the server could not connect to " + printable(what, 300), err}, no.Message, config.ExitUnavailable,
-			"see whether something listens there: `ssh "+h.label+" ss -lx -lt`")
+		return h.problem(remote.StageReady, &described{"the server could not connect to " + printable(what, 300), err}, refusal(no), config.ExitUnavailable,
+			// For sockets sshd says the same whether it may not or cannot.
+			"see whether something listens there: `ssh "+h.label+" ss -xtl`, and that its sshd_config does not say `"+option+" no`")
 	case ctx.Err() != nil:
 		return h.cut(remote.StageReady, ctx)
 	}

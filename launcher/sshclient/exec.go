@@ -39,7 +39,7 @@ func (l *link) exec(ctx context.Context, command string, o remote.ExecOptions) (
 		var refused *ssh.OpenChannelError
 		switch {
 		case errors.As(err, &refused):
-			return nil, h.problem(remote.StageShell, &described{"the server opened no session", err}, refused.Message, config.ExitUnavailable,
+			return nil, h.problem(remote.StageShell, &described{"the server opened no session", err}, refusal(refused), config.ExitUnavailable,
 				"there may be too many in one connection: raise MaxSessions in its sshd_config")
 		case ctx.Err() != nil:
 			return nil, h.cut(remote.StageShell, ctx)

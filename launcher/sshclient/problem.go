@@ -130,7 +130,7 @@ func (h *hop) dialProblem(err error) *config.Problem {
 // refusedByHop explains why the machine before h did not open the way to it.
 func (h *hop) refusedByHop(err *ssh.OpenChannelError) *config.Problem {
 	via := h.via.label
-	words := err.Message
+	words := refusal(err)
 	if err.Reason == ssh.Prohibited {
 		return h.problem(remote.StageDial, &described{via + " does not allow forwarding, so it cannot be a jump host", err}, words, config.ExitUnavailable,
 			"allow it on "+via+": `AllowTcpForwarding yes` in its sshd_config",
@@ -138,6 +138,11 @@ func (h *hop) refusedByHop(err *ssh.OpenChannelError) *config.Problem {
 	}
 	return h.problem(remote.StageDial, &described{via + " could not reach it", err}, words, config.ExitUnavailable,
 		"try it from there: `ssh "+via+" nc -vz "+h.target.HostName+" "+itoa(h.port())+"`")
+}
+
+// refusal is why a server opened no channel, in the protocol's words and its own.
+func refusal(err *ssh.OpenChannelError) string {
+	return err.Reason.String() + ": " + err.Message
 }
 
 // described replaces an error's text and keeps its identity.
