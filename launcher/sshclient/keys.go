@@ -47,6 +47,10 @@ func readKeyFile(path string) *keyFile {
 		k.pub = pub
 		return k
 	}
+	if fi.IsDir() {
+		k.fault, k.hint = "is a directory", "look at it: `ls -ld "+quote(path)+"`"
+		return k
+	}
 	if tooOpen(fi) {
 		k.fault = fmt.Sprintf("others may read it (mode %04o), so ssh refuses it and so do we", fi.Mode().Perm())
 		k.hint = "run `chmod 600 " + quote(path) + "`"
