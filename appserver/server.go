@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"sync"
@@ -49,6 +50,7 @@ type Server struct {
 	store     *store.Store
 	audit     *gate.Audit
 	listeners []*transport.Listener
+	sessions  *rpc.Sessions // streams that outlive their connections
 	started   time.Time
 	clients   census
 }
@@ -57,7 +59,7 @@ type Server struct {
 // what keeps two daemons off one home. Nothing is accepted before Run. Errors
 // are *config.Problem.
 func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
-	s := &Server{cfg: cfg, started: time.Now()}
+	s := &Server{cfg: cfg, started: time.Now(), sessions: rpc.NewSessions(rpc.SessionsConfig{Log: cfg.Log})}
 	defer func() {
 		if err != nil {
 			_ = s.Close()
@@ -67,7 +69,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
-		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime})
+		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime, Sessions: s.sessions})
 		if err != nil {
 			return nil, cfg.running(ctx, url, err)
 		}
@@ -128,17 +130,26 @@ func (s *Server) Run(ctx context.Context) error {
 		return err
 	})
 	g.Go(func() error { return s.gate.Run(doors) })
+	g.Go(func() error { return s.sessions.Run(doors) })
 	for _, l := range s.listeners {
-		g.Go(func() error {
-			return l.Serve(doors, func(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) {
-				_ = s.Serve(ctx, st, p, via, remote) // the gate has logged why
-			})
-		})
+		g.Go(func() error { return l.Serve(doors, s.accept) })
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
 	}
 	return nil
+}
+
+func (s *Server) accept(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) {
+	_ = s.Serve(ctx, st, p, via, remote) // the gate has logged why
+}
+
+// ServeBytes is what the daemon's own socket is, for a client elsewhere that was
+// proved to be p: it answers the WebSocket handshake that comes on rw, and serves
+// the connection until it is over. Run must be running.
+func (s *Server) ServeBytes(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, via, remote string) error {
+	o := transport.Options{Log: s.cfg.Log, Sessions: s.sessions}
+	return transport.ServeBytes(ctx, rw, o, p, via, remote, s.accept)
 }
 
 // Serve gives one connection its life at the gate and returns when it is over.

@@ -153,7 +153,7 @@ type corked struct {
 	err  error
 }
 
-func (c *corked) Read(p []byte) (int, error)  { return c.r.Read(p) }
+func (c *corked) Read(p []byte) (int, error)  { return cutReader{c.r}.Read(p) }
 func (c *corked) Write(p []byte) (int, error) { return c.cork.Write(p) }
 
 func (c *corked) Close() error {

@@ -16,8 +16,10 @@ const (
 	// given up. The first try comes at once.
 	firstDelay = 500 * time.Millisecond
 	maxDelay   = 60 * time.Second
-	// hastyDelay bounds the wait while links can be had but nothing gets through.
-	hastyDelay = 2 * time.Second
+	// hastyDelay and maxHasty are the same while links can be had and nothing
+	// gets through them.
+	hastyDelay = 100 * time.Millisecond
+	maxHasty   = 2 * time.Second
 	// stuckDial is how long a try is left alone by Retry.
 	stuckDial = 3 * time.Second
 )
@@ -219,7 +221,7 @@ func (r *Resumable) Retry() {
 // run keeps a link under the half until the stream is over or ctx ends.
 func (r *Resumable) run(ctx context.Context) {
 	defer func() { r.cancel(ErrClosed) }() // the watch on the world ends too
-	attempt, hasty := 0, 0
+	attempt, hasty, mark := 0, 0, uint64(0)
 	var why error
 	for {
 		attempt++
@@ -230,9 +232,10 @@ func (r *Resumable) run(ctx context.Context) {
 			r.set(LinkState{Up: true})
 			r.log.Debug("link up", "session", r.name())
 			err = r.h.carry(ctx, l)
+			r.h.detach(l)
 			hasty++
-			if _, useful := r.h.detach(l); useful {
-				hasty = 0
+			if m := r.h.mark(); m > mark {
+				hasty, mark = 0, m
 			}
 		}
 		if why = err; r.h.isOver() || ctx.Err() != nil || r.isClosed() {
@@ -253,9 +256,9 @@ func (r *Resumable) run(ctx context.Context) {
 		switch {
 		case errors.Is(err, ErrRefused):
 		case attempt == 0:
-			delay = backoff(hasty-1, hastyDelay)
+			delay = backoff(hasty-1, hastyDelay, maxHasty)
 		default:
-			delay = backoff(attempt, maxDelay)
+			delay = backoff(attempt, firstDelay, maxDelay)
 		}
 		r.set(LinkState{Attempt: attempt, Err: why, NextTry: time.Now().Add(delay)})
 		t := time.NewTimer(delay)
@@ -270,11 +273,11 @@ func (r *Resumable) run(ctx context.Context) {
 
 // backoff is how long to wait after n tries that came to nothing: twice as long
 // each time, give or take a quarter.
-func backoff(n int, most time.Duration) time.Duration {
+func backoff(n int, first, most time.Duration) time.Duration {
 	if n < 1 {
 		return 0
 	}
-	d := min(firstDelay<<min(n-1, 10), most)
+	d := min(first<<min(n-1, 10), most)
 	return min(d-d/4+mrand.N(d/2), most)
 }
 

@@ -50,6 +50,7 @@ type half struct {
 	outBytes int64    // of out, with overhead
 	carried  uint64   // what the newest frame of out says was taken
 	sent     uint64   // the highest number a link was given
+	heard    uint64   // what the peer had received when the last link began
 
 	in       []arrival
 	part     []byte // of a message that has not arrived as a whole
@@ -306,7 +307,7 @@ func (h *half) attach(l *link, received, taken, told uint64, welcome bool) error
 	}
 	old := h.lk
 	h.lk, h.since = l, time.Now()
-	l.next, l.mark = received+1, h.received+h.first
+	l.next, h.heard = received+1, received
 	h.told, h.due = told, 0
 	h.makeRoom()
 	h.mu.Unlock()
@@ -317,17 +318,23 @@ func (h *half) attach(l *link, received, taken, told uint64, welcome bool) error
 	return nil
 }
 
-// detach notes that l is over. It reports whether l was the link until now, and
-// whether anything got through on it.
-func (h *half) detach(l *link) (was, useful bool) {
+// detach notes that l is over; it reports whether l was the link until now.
+func (h *half) detach(l *link) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lk != l {
-		return false, false
+		return false
 	}
 	h.lk, h.since = nil, time.Now()
 	h.makeRoom() // other bounds hold now
-	return true, h.received+h.first > l.mark
+	return true
+}
+
+// mark grows when anything gets through.
+func (h *half) mark() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.received + h.first + h.heard
 }
 
 // lose ends the stream as lost, unless it has ended already.

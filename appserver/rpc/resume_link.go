@@ -32,7 +32,6 @@ type link struct {
 	// Guarded by the half's mu, as is whether this is its link.
 	hello      []byte // to be sent before anything else
 	next       uint64 // the number of the frame to send next
-	mark       uint64 // grows beyond this when anything gets through
 	ping, pong bool   // to be sent
 	soon       bool   // the sender knows that there is more to tell about taken
 	deaf       bool   // nothing more is taken from this link

@@ -175,12 +175,11 @@ func (s *Sessions) Serve(ctx context.Context, st Stream, owner string, accept fu
 	err = x.carry(hard, l)
 	switch {
 	case x.isOver():
+		s.cfg.Log.Debug("session over", "session", x.name(), "why", x.fate(), "link", err)
 		s.forget(x)
-	default:
-		if was, _ := x.detach(l); was {
-			s.cfg.Log.Debug("session away", "session", x.name(), "why", err)
-			x.linger(x.keep)
-		}
+	case x.detach(l):
+		s.cfg.Log.Debug("session away", "session", x.name(), "why", err)
+		x.linger(x.keep)
 	}
 	if errors.Is(err, errOver) || errors.Is(err, io.EOF) {
 		err = nil

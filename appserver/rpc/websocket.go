@@ -24,13 +24,33 @@ type wsStream struct {
 }
 
 // NewWebSocket makes a Stream of an open WebSocket, either end, and takes the
-// connection over. Binary frames are ignored as Codex ignores them; a peer that
-// closes, in whatever way, ends Read with io.EOF.
+// connection over. What is under it must be as from [UnderWebSocket]. Binary
+// frames are ignored as Codex ignores them; a peer that closes, in whatever way,
+// ends Read with io.EOF.
 func NewWebSocket(c *websocket.Conn) Stream { return NewWebSocketOn(c, nil) }
 
 // NewWebSocketOn is [NewWebSocket] for a connection whose bytes go out through
 // cork, which makes the Stream a [Batcher]. A nil cork is none.
 func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream { return newWebSocket(c, cork, 0) }
+
+// errCut is the end of the bytes under a WebSocket, see [UnderWebSocket].
+var errCut = errors.New("the connection ended")
+
+// UnderWebSocket makes the end of r an error other than io.EOF, which every
+// connection given to the WebSocket library needs: version 1.8.15 takes an
+// io.EOF between two of its reads within a message for the end of that message,
+// and hands out the part that came as the whole.
+func UnderWebSocket(r io.Reader) io.Reader { return cutReader{r} }
+
+type cutReader struct{ r io.Reader }
+
+func (c cutReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if errors.Is(err, io.EOF) {
+		err = errCut
+	}
+	return n, err
+}
 
 func newWebSocket(c *websocket.Conn, cork *Cork, frame int) *wsStream {
 	limit := int64(MaxMessage)
@@ -140,7 +160,7 @@ func (w *wsStream) fault(ctx context.Context, err error) error {
 		return ErrTooLarge
 	}
 	var ce websocket.CloseError
-	if errors.As(err, &ce) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.As(err, &ce) || errors.Is(err, errCut) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return io.EOF
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
@@ -49,6 +50,9 @@ type Options struct {
 	// MaxConns bounds connections in all, MaxPending those that have not
 	// finished their handshake. Zero means the default of each.
 	MaxConns, MaxPending int
+	// Sessions, when not nil, lets clients have a stream that outlives their
+	// connections (rpc.ResumeProtocol). It must run for longer than the listener.
+	Sessions *rpc.Sessions
 }
 
 func (o Options) withDefaults() Options {
@@ -64,8 +68,10 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// AcceptFunc serves one connection and returns when it is over; the stream is
-// closed afterwards. via is "unix" or "ws". remote is for people and logs.
+// AcceptFunc serves one client and returns when it is over; the stream is closed
+// afterwards. For a resumable stream it is called once, with the remote of the
+// first connection, and outlives that. via is "unix" or "ws". remote is for
+// people and logs.
 type AcceptFunc func(ctx context.Context, s rpc.Stream, p access.Principal, via, remote string)
 
 // Listener takes connections from clients.
@@ -232,16 +238,38 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if d.l.via == viaUnix {
 		w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
 	}
+	conn.ws.Store(true)
 	conn.admitted() // before the client can know it, so that its place is free when it does
-	ws, err := websocket.Accept(w, r, nil)
+	ws, err := websocket.Accept(w, r, d.l.opts.handshake())
 	if err != nil {
 		log.Debug("upgrade", "err", err)
 		return // Accept has answered
 	}
 	upgraded = true // ConnState never hears of this connection again
-	s := rpc.NewWebSocketOn(ws, conn.cork)
+	err = d.l.opts.carry(d.ctx, rpc.NewWebSocketOn(ws, conn.cork), d.l.self, d.l.via, remote, d.accept)
+	if err != nil {
+		log.Debug("link ended", "via", d.l.via, "remote", remote, "err", err)
+	}
+}
+
+// handshake is what a client may choose.
+func (o Options) handshake() *websocket.AcceptOptions {
+	if o.Sessions == nil {
+		return nil
+	}
+	return &websocket.AcceptOptions{Subprotocols: []string{rpc.ResumeProtocol}}
+}
+
+// carry serves an open connection and closes it. The error is a link's.
+func (o Options) carry(ctx context.Context, s rpc.Stream, p access.Principal, via, remote string, accept AcceptFunc) error {
+	if rpc.Resumes(s) {
+		// With another role somebody is not who began the session.
+		owner := p.Key() + " " + p.Role.String()
+		return o.Sessions.Serve(ctx, s, owner, func(ctx context.Context, s rpc.Stream) { accept(ctx, s, p, via, remote) })
+	}
 	defer func() { _ = s.Close(nil) }()
-	d.accept(d.ctx, s, d.l.self, d.l.via, remote)
+	accept(ctx, s, p, via, remote)
+	return nil
 }
 
 // malformed says why r is no WebSocket handshake, in the order Codex looks.
@@ -308,6 +336,15 @@ type countedConn struct {
 	l       *counted
 	once    sync.Once
 	pending bool // guarded by l.mu
+	ws      atomic.Bool
+}
+
+// Read is that of a WebSocket once it is one; net/http wants to see io.EOF.
+func (c *countedConn) Read(p []byte) (int, error) {
+	if c.ws.Load() {
+		return rpc.UnderWebSocket(c.Conn).Read(p)
+	}
+	return c.Conn.Read(p)
 }
 
 func (c *countedConn) Write(p []byte) (int, error) { return c.cork.Write(p) }
