@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,7 +25,7 @@ type Chaos struct {
 	mu    sync.Mutex // guards what follows
 	rng   *rand.Rand
 	calm  bool
-	conns map[*net.TCPConn]struct{}
+	conns map[end]struct{}
 
 	cuts    atomic.Int64
 	refused atomic.Int64
@@ -61,8 +62,8 @@ func (w Weather) withDefaults() Weather {
 // refuseOne attempt in so many.
 const refuseOne = 8
 
-// NewChaos forwards a loopback port to target (HOST:PORT), badly, until the end
-// of the test. It begins calm.
+// NewChaos forwards a loopback port to target (HOST:PORT, or the absolute path of
+// a socket), badly, until the end of the test. It begins calm.
 func NewChaos(t testing.TB, target string, w Weather) *Chaos {
 	t.Helper()
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number does
@@ -78,7 +79,7 @@ func NewChaos(t testing.TB, target string, w Weather) *Chaos {
 		t.Fatal(err)
 	}
 	c := &Chaos{
-		Addr: ln.Addr().String(), target: target, weather: w.withDefaults(), calm: true, conns: map[*net.TCPConn]struct{}{},
+		Addr: ln.Addr().String(), target: target, weather: w.withDefaults(), calm: true, conns: map[end]struct{}{},
 		rng: rand.New(rand.NewPCG(seed, 0)), done: make(chan struct{}), //nolint:gosec // not a secret
 	}
 	c.wg.Go(func() {
@@ -87,7 +88,7 @@ func NewChaos(t testing.TB, target string, w Weather) *Chaos {
 			if err != nil {
 				return
 			}
-			c.wg.Go(func() { c.carry(conn.(*net.TCPConn)) })
+			c.wg.Go(func() { c.carry(conn.(end)) })
 		}
 	})
 	t.Cleanup(func() {
@@ -125,8 +126,21 @@ func (c *Chaos) Cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for conn := range c.conns {
-		_ = conn.SetLinger(0) // a reset
+		reset(conn)
 		_ = conn.Close()
+	}
+}
+
+// end is one end of a connection.
+type end interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// reset makes the coming Close look like a vanished network.
+func reset(c end) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
 	}
 }
 
@@ -154,7 +168,7 @@ func (c *Chaos) fate() fate {
 	return f
 }
 
-func (c *Chaos) carry(down *net.TCPConn) {
+func (c *Chaos) carry(down end) {
 	defer func() { _ = down.Close() }()
 	f := c.fate()
 	c.wait(f.delay)
@@ -162,34 +176,39 @@ func (c *Chaos) carry(down *net.TCPConn) {
 		c.refused.Add(1)
 		return
 	}
-	conn, err := net.Dial("tcp", c.target) //nolint:noctx // loopback
+	network := "tcp"
+	if strings.HasPrefix(c.target, "/") {
+		network = "unix"
+	}
+	conn, err := net.Dial(network, c.target) //nolint:noctx // it is on this machine
 	if err != nil {
 		return
 	}
-	up := conn.(*net.TCPConn)
+	up := conn.(end)
 	defer func() { _ = up.Close() }()
 	c.add(down, up)
 	defer c.forget(down, up)
 	if !f.calm {
 		defer c.cuts.Add(1)
 		if f.reset {
-			_, _ = down.SetLinger(0), up.SetLinger(0)
+			reset(down)
+			reset(up)
 		}
 	}
 	left := &atomic.Int64{}
 	left.Store(f.bytes)
 	over := make(chan struct{})
 	var once sync.Once
-	end := func() { once.Do(func() { close(over) }) }
+	finish := func() { once.Do(func() { close(over) }) }
 	var wg sync.WaitGroup
-	for _, way := range [][2]*net.TCPConn{{down, up}, {up, down}} {
+	for _, way := range [][2]end{{down, up}, {up, down}} {
 		wg.Go(func() {
 			if f.calm {
 				_, _ = io.Copy(way[1], way[0])
 				_ = way[1].CloseWrite()
 				return
 			}
-			defer end()
+			defer finish()
 			ration(way[1], way[0], left)
 		})
 	}
@@ -212,7 +231,7 @@ func (c *Chaos) carry(down *net.TCPConn) {
 
 // ration copies until left bytes went through, in either direction, and stops
 // in the middle of whatever is being said.
-func ration(to, from *net.TCPConn, left *atomic.Int64) {
+func ration(to, from end, left *atomic.Int64) {
 	buf := make([]byte, 4<<10)
 	for {
 		n, err := from.Read(buf)
@@ -245,7 +264,7 @@ func (c *Chaos) wait(d time.Duration) {
 	}
 }
 
-func (c *Chaos) add(conns ...*net.TCPConn) {
+func (c *Chaos) add(conns ...end) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, conn := range conns {
@@ -253,7 +272,7 @@ func (c *Chaos) add(conns ...*net.TCPConn) {
 	}
 }
 
-func (c *Chaos) forget(conns ...*net.TCPConn) {
+func (c *Chaos) forget(conns ...end) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, conn := range conns {

@@ -26,6 +26,8 @@ type GoHost struct {
 	Challenge func(user string, ask gossh.KeyboardInteractiveChallenge) bool
 	// Version is told to clients after "SSH-2.0-".
 	Version string
+	// Say is what every command prints before it fails, instead of being run.
+	Say string
 	// Forward allows direct-tcpip.
 	Forward bool
 }
@@ -97,6 +99,10 @@ func StartGoHost(t testing.TB, o GoHost) *Server {
 // execute runs the command in the user's login shell, as sshd does, and
 // returns its status.
 func (o GoHost) execute(sess gliderssh.Session) int {
+	if o.Say != "" {
+		_, _ = io.WriteString(sess.Stderr(), o.Say)
+		return 1
+	}
 	ctx, cancel := context.WithCancel(sess.Context())
 	defer cancel()
 	args := []string{o.User.Shell, "-c", sess.RawCommand()}

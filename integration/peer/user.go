@@ -246,7 +246,8 @@ func (u *User) Environ() []string {
 func (u *User) Command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Dir = u.Environ(), u.Home
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}} //nolint:gosec // small numbers
+	// No controlling terminal: whoever runs the tests must not be asked.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(u.UID), Gid: uint32(u.GID)}} //nolint:gosec // small numbers
 	return cmd
 }
 
