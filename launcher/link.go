@@ -191,18 +191,18 @@ func alive(ctx context.Context, conn remote.Conn) bool {
 
 // link opens a link over the SSH connection, made anew if need be.
 func (s *Session) link(ctx context.Context) (rpc.Stream, bootstrap.Opened, error) {
-	conn, err := s.connection(ctx)
-	if err != nil {
-		return nil, bootstrap.Opened{}, err
-	}
-	s.mu.Lock()
-	f := s.found
-	s.mu.Unlock()
 	p := newProgress(s.cfg.Host, s.note)
-	st, opened, err := s.open(ctx, p, conn, f)
-	if err != nil && ctx.Err() == nil && !over(conn) {
+	st, opened, conn, err := s.tryOpen(ctx, p)
+	if err != nil && conn != nil && ctx.Err() == nil {
+		// A connection that is gone shows first in what is done over it.
+		if s.check(ctx); over(conn) {
+			st, opened, conn, err = s.tryOpen(ctx, p)
+		}
+	}
+	if err != nil && conn != nil && ctx.Err() == nil && !over(conn) {
 		// The host changed while we were away: look again, but install nothing.
 		s.cfg.Log.Info("what was found on the host is no longer so", "err", err)
+		var f *found
 		if f, err = s.look(ctx, p, conn, InstallNever); err == nil {
 			st, opened, err = s.open(ctx, p, conn, f)
 		}
@@ -214,6 +214,19 @@ func (s *Session) link(ctx context.Context) (rpc.Stream, bootstrap.Opened, error
 		return nil, bootstrap.Opened{}, final(p.fail(remote.StageStart, err))
 	}
 	return st, opened, nil
+}
+
+// tryOpen opens a link by what was found last. conn is nil when there is no
+// connection to open it over.
+func (s *Session) tryOpen(ctx context.Context, p *progress) (st rpc.Stream, opened bootstrap.Opened, conn remote.Conn, err error) {
+	if conn, err = s.connection(ctx); err != nil {
+		return nil, opened, nil, err
+	}
+	s.mu.Lock()
+	f := s.found
+	s.mu.Unlock()
+	st, opened, err = s.open(ctx, p, conn, f)
+	return st, opened, conn, err
 }
 
 // open gets a stream out of conn by what was found there.

@@ -44,6 +44,8 @@ type progress struct {
 	since   time.Time
 	open    bool // the stage has begun and not ended
 	started time.Time
+	waiting time.Time      // for a person, since then; zero while not
+	waited  time.Duration  // for people so far
 	ends    map[string]end // of stages, by name and hop
 }
 
@@ -71,6 +73,12 @@ func (p *progress) event(e remote.Event) {
 	}
 	e.Text = oneLine(e.Text)
 	over := e.Done || e.Err != nil
+	if !p.waiting.IsZero() && !e.Waiting && !e.Detail {
+		p.waited += p.now().Sub(p.waiting)
+		p.waiting = time.Time{}
+	} else if e.Waiting && p.waiting.IsZero() {
+		p.waiting = p.now()
+	}
 	if !e.Detail {
 		key := e.Stage + "\x00" + e.Hop
 		if was := p.ends[key]; e.Done && was != running || e.Err != nil && was == badly {
@@ -133,8 +141,12 @@ func (p *progress) hopOf(stage string) string {
 	return ""
 }
 
-// elapsed is the time since the beginning.
-func (p *progress) elapsed() time.Duration { return p.now().Sub(p.started) }
+// elapsed is the time since the beginning, without what a person took to answer.
+func (p *progress) elapsed() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now().Sub(p.started) - p.waited
+}
 
 // staged makes err a Problem with one of the stages and at least one hint.
 func staged(host, fallback string, err error) *config.Problem {

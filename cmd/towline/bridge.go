@@ -207,7 +207,7 @@ func (v *bridgeVoice) ready(url string, info launcher.Info) error {
 	case info.Opened.CutEndsTurn:
 		cut = "a cut link ends its clients' connections, and the running turn"
 	}
-	_, err := fmt.Fprintf(v.o.out, "%s is at %s\n\n  run        %s\n  there      %s\n  a cut      %s\n\nctrl+c ends it\n",
+	_, err := fmt.Fprintf(v.o.out, "%s is at %s\n\n  run        %s\n  there      %s\n  link       %s\n\nctrl+c ends it\n",
 		v.host, url, command, strings.TrimSpace(string(info.Opened.Kind)+" "+printable(info.Opened.Version)), cut)
 	return err
 }
@@ -283,7 +283,7 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	})
 	args := []string{"--remote", ln.URL()}
 	if o.project != "" {
-		args = append(args, "-C", o.project)
+		args = append(args, "-C", remotePath(o.project, s.Info().Report.Home))
 	}
 	child := exec.CommandContext(gctx, codex, args...)
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -291,10 +291,18 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	err = child.Run()
 	stop()
 	err = errors.Join(err, g.Wait(), ln.Close(), s.Close())
-	fmt.Fprintf(o.errOut, "what it began goes on there. Come back: towline %s --codex\n", lc.Host)
+	fmt.Fprintf(o.errOut, "what it began goes on there. Come back: %s --codex\n", o.comeBack(lc.Host))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return &config.Problem{Stage: "codex", Err: fmt.Errorf("codex ended with status %d", exit.ExitCode()), Hints: []string{"see what it printed above"}}
 	}
 	return err
+}
+
+// remotePath makes ~ the remote's home: nobody expands it there.
+func remotePath(path, home string) string {
+	if rest, ok := strings.CutPrefix(path, "~"); ok && home != "" && (rest == "" || rest[0] == '/') {
+		return home + rest
+	}
+	return path
 }

@@ -127,7 +127,7 @@ func wrongUse(command, text, hint string) error {
 // connectScreen makes the connection behind the UI's own screen.
 func connectScreen(ctx context.Context, lc launcher.Config, o *connectOptions) error {
 	u := &ui{cfg: lc, o: o}
-	return runUI(ctx, o, openUI{Host: lc.Host, ComeBack: "towline " + lc.Host}, tui.Config{
+	return runUI(ctx, o, openUI{Host: lc.Host, ComeBack: o.comeBack(lc.Host)}, tui.Config{
 		Connect: u.connect, NewThread: o.fresh, Host: lc.Host, Project: o.project,
 	})
 }
@@ -140,7 +140,7 @@ func connectPlain(ctx context.Context, lc launcher.Config, o *connectOptions) er
 		return err
 	}
 	u := &ui{cfg: lc, o: o}
-	err = runUI(ctx, o, openUI{Host: lc.Host, ComeBack: "towline " + lc.Host}, tui.Config{
+	err = runUI(ctx, o, openUI{Host: lc.Host, ComeBack: o.comeBack(lc.Host)}, tui.Config{
 		NewThread: o.fresh, Host: lc.Host, Project: o.project,
 		Connect: func(_ context.Context, c tui.Connecting) (tui.Opened, error) {
 			who.to(c)
@@ -149,6 +149,18 @@ func connectPlain(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	})
 	who.hush()
 	return errors.Join(err, s.Close())
+}
+
+// comeBack is what to type to get to the same place again.
+func (o *connectOptions) comeBack(host string) string {
+	s := "towline " + shellWord(host)
+	if o.sshConfig != "" {
+		s += " -F " + shellWord(o.sshConfig)
+	}
+	if o.transport != "" {
+		s += " --transport " + o.transport
+	}
+	return s
 }
 
 // runUI opens the UI until the person leaves.
