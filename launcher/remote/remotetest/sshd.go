@@ -1,7 +1,6 @@
 package remotetest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -113,9 +112,15 @@ func (s *SSHD) write(name, text string) {
 func (s *SSHD) run(program string) {
 	s.t.Helper()
 	s.cmd = exec.Command(program, "-D", "-f", filepath.Join(s.Dir, "sshd_config"), "-E", s.logFile())
-	var errs bytes.Buffer
-	s.cmd.Stderr = &errs
-	if err := s.cmd.Start(); err != nil {
+	// A file, not a buffer: sshd's children keep it open for longer than sshd.
+	errs, err := os.Create(filepath.Join(s.Dir, "stderr"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd.Stderr = errs
+	err = s.cmd.Start()
+	_ = errs.Close() // it has its own
+	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(s.Stop)
@@ -126,7 +131,8 @@ func (s *SSHD) run(program string) {
 			return
 		}
 		if time.Now().After(end) {
-			s.t.Fatalf("sshd does not listen: %v\n%s%s", err, &errs, s.Log())
+			said, _ := os.ReadFile(errs.Name())
+			s.t.Fatalf("sshd does not listen: %v\n%s%s", err, said, s.Log())
 		}
 	}
 }
