@@ -62,7 +62,7 @@ func (a *attempt) run() (err error) {
 		return err
 	}
 	a.w = newWire(conn)
-	a.w.greeted = a.greeted
+	a.w.greeted, a.w.ended = a.greeted, a.ended
 	a.g = newGuard(h.patience(), func() { a.w.abort(errSlow) })
 	defer a.g.stop()
 	defer abortWith(a.ctx, a.w)()
@@ -127,6 +127,14 @@ func (a *attempt) greeted() {
 	a.h.done(remote.StageDial, "connected")
 	a.stage = remote.StageHostKey
 	a.h.begin(a.stage, "")
+}
+
+// ended is called once, when the connection broke. While a person is being asked
+// that is no failure: what they enter is used with the next connection.
+func (a *attempt) ended() {
+	if a.g.waiting() {
+		a.h.detail(remote.StageAuth, "the server hung up meanwhile; it is called again with your answer")
+	}
 }
 
 func (a *attempt) banner(text string) error {

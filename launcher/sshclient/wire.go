@@ -20,6 +20,7 @@ type wire struct {
 	began   time.Time
 	heard   atomic.Int64 // nanoseconds after began of the last byte read
 	greeted func()       // called once, when an SSH version begins; may be nil
+	ended   func()       // called once, when it broke; may be nil
 
 	mu    sync.Mutex // guards what follows
 	first []byte
@@ -68,9 +69,13 @@ func (w *wire) keepFirst(p []byte) {
 
 func (w *wire) broke(err error) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.err == nil {
+	first := w.err == nil
+	if first {
 		w.err = err
+	}
+	w.mu.Unlock()
+	if first && w.ended != nil {
+		w.ended()
 	}
 }
 
@@ -181,6 +186,13 @@ func (g *guard) stop() {
 	defer g.mu.Unlock()
 	g.over = true
 	g.timer.Stop()
+}
+
+// waiting reports whether a person is being waited for.
+func (g *guard) waiting() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.people > 0
 }
 
 // didWait reports whether a person was waited for.
