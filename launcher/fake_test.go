@@ -274,8 +274,14 @@ func (w *world) cutAndWait(s *Session) {
 	w.t.Helper()
 	n := w.dials()
 	w.newest().cut(errors.New("connection reset"))
+	w.waitDials(s, n+1)
+}
+
+// waitDials waits until that many connections were made and the last one is up.
+func (w *world) waitDials(s *Session, n int) {
+	w.t.Helper()
 	end := time.After(patience)
-	for w.dials() == n {
+	for w.dials() < n {
 		select {
 		case <-time.After(time.Millisecond): // it is told to nobody
 		case <-end:

@@ -142,6 +142,7 @@ func TestAConnectionThatFellSilentIsReplaced(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	s.check(ctx)
+	w.waitDials(s, 2)
 	send(t, st, "hello")
 	if got := receive(t, st); got != "echo hello" || w.dials() != 2 {
 		t.Errorf("got %q over %d connections", got, w.dials())
