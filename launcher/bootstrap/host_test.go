@@ -1,3 +1,5 @@
+//go:build linux
+
 package bootstrap
 
 import (
@@ -13,20 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"towline/launcher/remote"
 )
-
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(status int) {
-		cleanUp()
-		os.Exit(status)
-	}))
-}
-
-// patience bounds waits on real programs; they take milliseconds.
-const patience = 45 * time.Second
 
 // local is a Remote that runs commands on this machine as sshd would: with the
 // login shell's -c, in an environment of its own.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package bootstrap
 
 import (
@@ -29,9 +31,11 @@ var real struct {
 	done map[string]string
 }
 
-func cleanUp() {
-	if real.dir != "" {
-		_ = os.RemoveAll(real.dir)
+func init() {
+	cleanUp = func() {
+		if real.dir != "" {
+			_ = os.RemoveAll(real.dir)
+		}
 	}
 }
 

@@ -1,3 +1,5 @@
+//go:build linux
+
 package bootstrap
 
 import (
@@ -15,7 +17,6 @@ import (
 
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
-	"towline/launcher/remote"
 )
 
 // eachCodex runs f with each real Codex that CI names in TOWLINE_TEST_CODEX.
@@ -259,5 +260,3 @@ func TestCodexWithoutADaemonSaysThatACutEndsTheTurn(t *testing.T) {
 		within(t, "the child to end", func() bool { return len(l.processes("app-server")) == 0 })
 	})
 }
-
-var _ = remote.StageStart

@@ -54,7 +54,7 @@ func Probe(ctx context.Context, r Remote, o Options) (Report, error) {
 		return rep, err
 	}
 	defer t.close()
-	in := intake{rep: &rep, begun: map[string]time.Time{}, bins: map[string]int{}, alive: map[string]int{}}
+	in := newIntake(&rep)
 	for {
 		a, err := t.next()
 		if err != nil {
@@ -103,6 +103,10 @@ type intake struct {
 	socks []sighting
 	paths []string // of PATH
 	where []string // searched, as path.N and known.N count them
+}
+
+func newIntake(rep *Report) *intake {
+	return &intake{rep: rep, begun: map[string]time.Time{}, bins: map[string]int{}, alive: map[string]int{}}
 }
 
 // sighting is a daemon, by the question that found it.

@@ -1,3 +1,5 @@
+//go:build linux
+
 package bootstrap
 
 import (
@@ -11,32 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"towline/config"
 	"towline/launcher/remote"
 )
-
-// refused checks stage, cause and hint of a Problem.
-func refused(t testing.TB, err error, stage, want, hint string) {
-	t.Helper()
-	var p *config.Problem
-	if !errors.As(err, &p) {
-		t.Fatalf("error %v is no Problem", err)
-	}
-	if p.Stage != stage {
-		t.Errorf("stage %q, want %q: %v", p.Stage, stage, err)
-	}
-	if !strings.Contains(err.Error(), want) {
-		t.Errorf("%v\ndoes not say %q", err, want)
-	}
-	if h := strings.Join(config.Hints(err), "\n"); h == "" || !strings.Contains(h, hint) {
-		t.Errorf("hints %q lack %q", h, hint)
-	}
-	for _, r := range err.Error() {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			t.Errorf("control characters in %q", err)
-		}
-	}
-}
 
 // One question that hangs is named and ended; the others are answered.
 func TestAQuestionThatHangsHoldsUpNobody(t *testing.T) {

@@ -47,12 +47,12 @@ var windowsSigns = []string{
 	"microsoft windows [version",
 }
 
-// refused is the Problem of a command that could not even be sent.
-func (t *talk) refused(ctx context.Context, err error) error {
+// refusal is the Problem of a command that could not even be sent.
+func refusal(ctx context.Context, o Options, err error) error {
 	p := &config.Problem{
 		Stage: remote.StageShell, Exit: config.ExitUnavailable,
 		Err:   fmt.Errorf("the server does not run commands for us: %w", err),
-		Hints: []string{"try it without Towline: `ssh " + t.o.host() + " true`"},
+		Hints: []string{"try it without Towline: `ssh " + o.host() + " true`"},
 	}
 	if ctx.Err() != nil {
 		p.Err = context.Cause(ctx)

@@ -1,3 +1,5 @@
+//go:build linux
+
 package bootstrap
 
 import (
@@ -193,7 +195,9 @@ func TestTroubleInRcFilesCostsOnlyTheEnvironment(t *testing.T) {
 		"asks the terminal": {"read -r answer </dev/tty\n", "login shell, interactive", ""},
 		"exits":             {"exit 1\n", "plain shell", "did not run what it was given"},
 		"leaves a process":  {"sleep 5 &\n", "login shell, interactive", ""},
-		"execs fish":        {"case $- in *i*) exec fish ;; esac\n", "login shell", "-l -i -c did not run"},
+		"execs fish":        {"case $- in *i*) exec fish ;; esac\n", "fish, as rc files have it", "bash -l -i -c did not run"},
+		"execs zsh":         {"case $- in *i*) [ -x /bin/zsh ] && exec /bin/zsh -l ;; esac\n", "zsh, as rc files have it", ""},
+		"execs what is not": {"case $- in *i*) exec true ;; esac\n", "login shell", "bash -l -i -c did not run"},
 		"readonly":          {"readonly PATH=$PATH; export HOME\n", "login shell, interactive", ""},
 		"guarded":           {"[ -n \"$TOWLINE_RESOLVING_ENVIRONMENT\" ] || sleep 600\n", "login shell, interactive", ""},
 		"takes our names":   {"export tl_m=x tl_k=y M=z K=z\n", "login shell, interactive", ""},

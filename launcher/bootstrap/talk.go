@@ -82,22 +82,28 @@ func start(ctx context.Context, r Remote, o Options, name string, vars []variabl
 	if err != nil {
 		return nil, err
 	}
-	t := &talk{mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o.withDefaults()}
+	p, err := r.Exec(ctx, Command, eo)
+	if err != nil {
+		return nil, refusal(ctx, o, err)
+	}
+	t := listen(ctx, p, o, nonce)
 	if s, ok := r.(interface{ Server() string }); ok {
 		t.server = s.Server()
 	}
-	t.p, err = r.Exec(ctx, Command, eo)
-	if err != nil {
-		return nil, t.refused(ctx, err)
-	}
-	t.quiet = time.AfterFunc(t.o.ShellTimeout, func() { t.abort(errSilent) })
-	t.unhook = context.AfterFunc(ctx, func() { t.abort(context.Cause(ctx)) })
-	t.r = bufio.NewReaderSize(beating{t.p.Stdout(), t.beat}, 32<<10)
-	t.wg.Go(func() { _, _ = io.Copy(t.stderr, beating{t.p.Stderr(), t.beat}) })
 	// A shell that never reads would block the write for ever; the end of the
 	// channel ends it.
 	t.wg.Go(func() { _, _ = io.WriteString(t.p.Stdin(), text) })
 	return t, nil
+}
+
+// listen is for the answers of a process to a script with that nonce.
+func listen(ctx context.Context, p remote.Process, o Options, nonce string) *talk {
+	t := &talk{p: p, mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o}
+	t.quiet = time.AfterFunc(o.ShellTimeout, func() { t.abort(errSilent) })
+	t.unhook = context.AfterFunc(ctx, func() { t.abort(context.Cause(ctx)) })
+	t.r = bufio.NewReaderSize(beating{p.Stdout(), t.beat}, 32<<10)
+	t.wg.Go(func() { _, _ = io.Copy(t.stderr, beating{p.Stderr(), t.beat}) })
+	return t
 }
 
 // variable is set before a script runs. Its value is quoted.

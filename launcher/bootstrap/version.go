@@ -81,7 +81,7 @@ func Compare(local string, mine protocol.Window, remote string, theirs protocol.
 	return s
 }
 
-var versionPattern = regexp.MustCompile(`\b\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?`)
+var versionPattern = regexp.MustCompile(`\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?`)
 
 // compareVersions orders two versions by their three numbers, then by the rule
 // that a pre-release comes before the release. Versions that hold no numbers, as

@@ -101,40 +101,57 @@ capture() {
 		return 1
 	fi
 	tl_inner="/bin/sh -c 'echo; echo $tl_k-begin; export -p; echo; echo $tl_k-end'"
-	for tl_how in 'login shell, interactive' 'login shell' 'plain shell'; do
-		case ${tl_sh##*/}/$tl_how in
-		csh/*active | tcsh/*active) tl_flags=-l ;; # theirs only when alone
-		nu/*active) tl_flags='-l -c' ;;
-		csh/login* | tcsh/login* | nu/login*) continue ;;
-		*/*active) tl_flags='-l -i -c' ;;
-		*/login*) tl_flags='-l -c' ;;
-		*) tl_flags=-c ;;
-		esac
-		say trying "$tl_how"
-		case $tl_flags in
-		*c)
-			# shellcheck disable=SC2086 # they are several words
-			set -- "$1" "$tl_sh" $tl_flags "$tl_inner"
-			tl_feed=
-			;;
-		*)
-			set -- "$1" "$tl_sh" "$tl_flags"
-			tl_feed=$tl_inner
-			;;
-		esac
-		tl_env=$(take "$@")
-		case $tl_env in
-		*"$tl_k-end")
-			tl_env=${tl_env#*"$tl_k-begin"}
-			tl_env=${tl_env%"$tl_k-end"}
-			tl_from=$tl_how
+	case ${tl_sh##*/} in
+	csh | tcsh) attempt "$1" 'login shell, interactive' "$tl_sh" -l && return 0 ;; # -l is theirs only when alone
+	nu) attempt "$1" 'login shell, interactive' "$tl_sh" -l -c && return 0 ;;
+	*) attempt "$1" 'login shell, interactive' "$tl_sh" -l -i -c && return 0 ;;
+	esac
+	tl_r=$(replacement) && attempt "$1" "$tl_r, as rc files have it" "$tl_r" -l -i -c && return 0
+	case ${tl_sh##*/} in
+	csh | tcsh | nu) ;;
+	*) attempt "$1" 'login shell' "$tl_sh" -l -c && return 0 ;;
+	esac
+	attempt "$1" 'plain shell' "$tl_sh" -c
+}
+
+# attempt SECONDS NAME SHELL FLAGS...: one way to have it.
+attempt() {
+	tl_sec=$1
+	tl_how=$2
+	shift 2
+	say trying "$tl_how"
+	tl_fault="${1##*/}"
+	for tl_word in "$@"; do
+		[ "$tl_word" = "$1" ] || tl_fault="$tl_fault $tl_word"
+	done
+	case $tl_fault in
+	*c) tl_feed= && set -- "$@" "$tl_inner" ;;
+	*) tl_feed=$tl_inner ;;
+	esac
+	tl_env=$(take "$tl_sec" "$@")
+	case $tl_env in
+	*"$tl_k-end")
+		tl_env=${tl_env#*"$tl_k-begin"}
+		tl_env=${tl_env%"$tl_k-end"}
+		tl_from=$tl_how
+		return 0
+		;;
+	*"$tl_k-late"*) tl_fault="$tl_fault took longer than $tl_sec s" ;;
+	*) tl_fault="$tl_fault did not run what it was given" ;;
+	esac
+	tl_why="${tl_why:+$tl_why; }$tl_fault"
+	tl_env=
+	return 1
+}
+
+# replacement: the shell that the login shell's rc files put in its place.
+replacement() {
+	for tl_r in zsh fish nu; do
+		if have "$tl_r" && [ "${tl_sh##*/}" != "$tl_r" ] &&
+			grep -qs "^[^#]*exec.*[ /]$tl_r" "$tl_home/.bashrc" "$tl_home/.bash_profile" "$tl_home/.profile" "$tl_home/.zshrc"; then
+			echo "$tl_r"
 			return 0
-			;;
-		*"$tl_k-late"*) tl_fault="took longer than $1 s" ;;
-		*) tl_fault='did not run what it was given' ;;
-		esac
-		tl_why="${tl_why:+$tl_why; }${tl_sh##*/} $tl_flags $tl_fault"
-		tl_env=
+		fi
 	done
 	return 1
 }
