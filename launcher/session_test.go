@@ -90,6 +90,24 @@ func TestStreamsThatComeBackShareOneConnection(t *testing.T) {
 	waitUp(t, s)
 }
 
+// waitFor waits until a stream's link is as ok says.
+func waitFor(t *testing.T, st rpc.Stream, ok func(rpc.LinkState) bool) {
+	t.Helper()
+	h := st.(healing)
+	end := time.After(patience)
+	for {
+		ch := h.Changed()
+		if ok(h.State()) {
+			return
+		}
+		select {
+		case <-ch:
+		case <-end:
+			t.Fatalf("it stays %+v", h.State())
+		}
+	}
+}
+
 func waitUp(t *testing.T, s *Session) {
 	t.Helper()
 	end := time.After(patience)
@@ -160,6 +178,7 @@ func TestAHostThatRefusesIsTriedSlowly(t *testing.T) {
 	if !errors.Is(err, rpc.ErrRefused) || p.Stage != remote.StageHostKey || !strings.Contains(strings.Join(config.Hints(p), ""), "ssh-keygen -R dev") {
 		t.Errorf("got %v, hints %q", err, config.Hints(err))
 	}
+	waitFor(t, st, func(ls rpc.LinkState) bool { return !ls.NextTry.IsZero() })
 	w.setFailure("dial", nil)
 	send(t, st, "1")
 	s.Retry() // a person pressed r
