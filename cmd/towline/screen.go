@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -114,6 +115,9 @@ type person struct{ c tui.Connecting }
 
 func (p person) HostKey(ctx context.Context, q remote.HostKeyQuestion) (remote.Decision, error) {
 	d, err := p.c.HostKey(ctx, tui.HostKeyQuestion(q))
+	if errors.Is(err, tui.ErrAborted) {
+		return remote.Refuse, nil // esc is a no
+	}
 	if err != nil {
 		return remote.Refuse, asRemote(err)
 	}
@@ -145,10 +149,13 @@ func secretKind(k remote.SecretKind) tui.SecretKind {
 	return tui.Challenge
 }
 
-// asRemote makes the UI's "nobody" the launcher's.
+// asRemote makes the UI's "nobody" and "no answer" the launcher's.
 func asRemote(err error) error {
-	if errors.Is(err, tui.ErrNobody) {
+	switch {
+	case errors.Is(err, tui.ErrNobody):
 		return remote.ErrNobody
+	case errors.Is(err, tui.ErrAborted):
+		return fmt.Errorf("%w (%w)", context.Canceled, err)
 	}
 	return err
 }
