@@ -63,7 +63,7 @@ func TestCommandApprovalAnswers(t *testing.T) {
 			f.item(false, "u-1", commandItem("c1", "psql -c 1", "inProgress", ""))
 			got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "psql -h staging"))
 			s.sees("Run this command?", "$ psql -h staging", "in /home/ana/src/shop", "why: the migration", "always allow `psql …`", "▲ waiting for you")
-			s.keys(tc.keys...)
+			s.decides(tc.keys...)
 			expect(t, got, tc.want)
 			s.not("Run this command?")
 		})
@@ -74,7 +74,7 @@ func TestDenialReasonIsSteeredForCodex(t *testing.T) {
 	f, s := working(t, 80, 24, protocol.Session{Engine: protocol.EngineState{Kind: "codex", State: "ready"}})
 	got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "rm -rf build"))
 	s.sees("Run this command?")
-	s.keys("r", "keep the cache", "<enter>")
+	s.decides("r", "keep the cache", "<enter>")
 	expect(t, got, `{"decision":"decline","reason":"keep the cache"}`)
 	if p := string(f.wait("turn/steer", 1)); !strings.Contains(p, "keep the cache") {
 		t.Errorf("steered %s", p)
@@ -88,7 +88,7 @@ func TestFileApprovalShowsTheDiff(t *testing.T) {
 	}})
 	got := f.ask(protocol.ReqFileApproval, obj{"threadId": "t-1", "turnId": "u-1", "itemId": "p1", "startedAtMs": 1, "reason": nil, "grantRoot": nil})
 	s.sees("Write these changes?", "new.txt", "hello", "world")
-	s.keys("y")
+	s.decides("y")
 	expect(t, got, `{"decision":"accept"}`)
 }
 
@@ -100,7 +100,7 @@ func TestLongRequestMustBeSeenBeforeItIsApproved(t *testing.T) {
 	}
 	got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", script.String()+"rm -rf /important"))
 	s.sees("Run this command?", "more lines: space to read on")
-	s.keys("y") // reads on instead
+	s.decides("y") // reads on instead
 	s.sees("echo step 15")
 	select {
 	case a := <-got:
@@ -111,7 +111,7 @@ func TestLongRequestMustBeSeenBeforeItIsApproved(t *testing.T) {
 		s.keys("<space>")
 	}
 	s.sees("rm -rf /important", "the end of the request")
-	s.keys("y")
+	s.decides("y")
 	expect(t, got, `{"decision":"accept"}`)
 }
 
@@ -129,7 +129,7 @@ func TestQueueAndAnswerFromElsewhere(t *testing.T) {
 	}})
 	s.sees("✔ approved by “Ana's iPhone”", "$ second")
 	s.not("1 of 2")
-	s.keys("y")
+	s.decides("y")
 	expect(t, second, `{"decision":"accept"}`)
 }
 
@@ -144,7 +144,7 @@ func TestApprovalObjectBringsTheItemAndTheReplayIsOnePrompt(t *testing.T) {
 	}})
 	s.sees("late.txt", "late joiner")
 	s.not("1 of 2")
-	s.keys("d")
+	s.decides("d")
 	expect(t, got, `{"decision":"decline"}`)
 }
 
@@ -154,7 +154,7 @@ func TestApprovalKnownOnlyAsObjectIsAnsweredAsOne(t *testing.T) {
 		"id": "a7", "threadId": "t-1", "requestId": 99, "method": protocol.ReqCommandApproval, "state": "open", "params": commandAsk("c1", "make deploy"),
 	}})
 	s.sees("$ make deploy")
-	s.keys("y")
+	s.decides("y")
 	p := f.wait(protocol.ExtApprovalAnswer, 1)
 	if field(p, "id") != "a7" || field(p, "result", "decision") != "accept" {
 		t.Errorf("answered with %s", p)
@@ -168,7 +168,7 @@ func TestObserverWatches(t *testing.T) {
 	s.sees("● working", "you (observer)")
 	f.ask(protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
 	s.sees("$ make deploy", "your role here is observer")
-	s.keys("y")
+	s.decides("y")
 	s.keys("<bs>", "do it", "<enter>")
 	s.sees("needs the role operator")
 	for _, m := range f.methods() {
@@ -192,7 +192,7 @@ func TestPermissions(t *testing.T) {
 		f, s := working(t, 80, 24, protocol.Session{})
 		got := f.ask(protocol.ReqPermissionsApproval, params)
 		s.sees("Grant these permissions?", "use the network", "/srv/data", "why: to fetch")
-		s.keys(key)
+		s.decides(key)
 		expect(t, got, want)
 	}
 }
@@ -207,7 +207,7 @@ func TestQuestions(t *testing.T) {
 		},
 	})
 	s.sees("The agent asks", "Database", "1. Postgres  the big one", "2. SQLite")
-	s.keys("<down>", "<down>", "DuckDB", "<enter>")
+	s.decides("<down>", "<down>", "DuckDB", "<enter>")
 	s.sees("Password", "For staging?")
 	s.keys("hunter2")
 	s.sees("•••••••")
@@ -235,7 +235,7 @@ func TestElicitationForm(t *testing.T) {
 			"tags":{"type":"array","items":{"enum":["ui","db","ci"]},"default":["db"]}}`)},
 	})
 	s.sees("tickets asks", "A ticket is needed", "Title (needed)", "1 of 5")
-	s.keys("ab", "<enter>")
+	s.decides("ab", "<enter>")
 	s.sees("at least 3 characters")
 	s.keys("c", "<enter>")
 	s.sees("count (needed)")
@@ -258,7 +258,7 @@ func TestElicitationURLAndRefusals(t *testing.T) {
 		f, s := working(t, 80, 24, protocol.Session{})
 		got := f.ask(protocol.ReqElicitation, obj{"threadId": "t-1", "serverName": "sso", "mode": "url", "message": "Sign in", "url": "https://sso.example/x?y=1", "elicitationId": "e"})
 		s.sees("sso asks", "Sign in", "https://sso.example/x?y=1")
-		s.keys(key)
+		s.decides(key)
 		expect(t, got, want)
 	}
 }

@@ -163,6 +163,11 @@ func (m *model) bootFail(err error) tea.Cmd {
 	if m.leaving {
 		return nil
 	}
+	if m.conn.was && errors.Is(err, ErrAborted) { // the person thought better of an update
+		b.phase, b.fresh = bootIdle, true
+		b.dropQueries()
+		return nil
+	}
 	stage := ""
 	var p *config.Problem
 	if errors.As(err, &p) {

@@ -135,7 +135,7 @@ func codexJourney(t *testing.T, bin string) {
 	s.sees("› hello", "The scripted answer.", "✔ done", "tokens")
 	s.keys("please escalate", "<enter>")
 	s.sees("Run this command?", "$ echo from-the-command", "why: because the test says so")
-	s.keys("y")
+	s.decides("y")
 	s.sees("  from-the-command", "✔ done")
 	s.keys("patch it", "<enter>")
 	s.sees("● Add made-by-patch.txt", "+ first line", "✔ done")

@@ -24,7 +24,7 @@ func TestDroppedLinkIsBridged(t *testing.T) {
 	s.sees("Run this command?")
 
 	f.cut(false)
-	s.sees("⟳ dev-server unreachable for", "trying again", "typed before the drop", "half an ans")
+	s.sees("⟳ unreachable", "⟳ reconnecting (attempt", "typed before the drop", "half an ans")
 	s.not("Run this command?")
 	// Meanwhile the turn went on; the question still waits.
 	f.reply("thread/resume", opened("t-1", "", turn("u-1", "inProgress", userItem("i1", "go on"), agentItem("m1", "half an answer, whole now"), commandItem("c9", "make", "completed", "built\n"))))
@@ -37,7 +37,7 @@ func TestDroppedLinkIsBridged(t *testing.T) {
 	}
 	again := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
 	s.sees("Run this command?", "typed before the drop")
-	s.keys("y")
+	s.decides("y")
 	expect(t, again, `{"decision":"accept"}`)
 	s.sees("› typed before the drop")
 }
@@ -61,7 +61,7 @@ func TestBannerKeys(t *testing.T) {
 	s := start(t, f, 80, 24)
 	s.sees("○ new")
 	f.cut(false)
-	s.sees("unreachable", "r now   d detach")
+	s.sees("unreachable", "r retry   d detach")
 	s.keys("dont lose me")
 	s.sees("› dont lose me")
 	s.keys("<ctrl+c>")

@@ -50,7 +50,7 @@ func TestHostThatGoesWhileItsEngineIsAwaited(t *testing.T) {
 	s := start(t, f, 80, 24)
 	s.sees("codex is too old")
 	f.cut(false)
-	s.sees("dev-server unreachable for", "trying again")
+	s.sees("⟳ unreachable for", "reconnecting (attempt")
 	s.not("codex is too old")
 	s.keys("d")
 	if _, err := s.ends(); err != nil {

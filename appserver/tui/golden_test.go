@@ -180,6 +180,8 @@ var scenes = map[string]func(b *bench){
 			"command": "psql -h staging -c 'ALTER TABLE orders ADD COLUMN note text'", "reason": "the migration has to be applied before the test can pass",
 		})
 		b.request(2, protocol.ReqFileApproval, obj{"threadId": "t-1", "turnId": "u-1", "itemId": "f1", "startedAtMs": 1})
+		b.draw()
+		b.clock = b.clock.Add(readingGrace)
 	},
 	"threads": func(b *bench) {
 		b.conversation()

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -272,6 +273,7 @@ type tty struct {
 	result Result
 	err    error
 	cancel context.CancelCauseFunc
+	ahead  atomic.Int64 // how far the client's clock is, in nanoseconds
 }
 
 // start runs the client against f on a terminal of w x h.
@@ -284,6 +286,7 @@ func start(t *testing.T, f *fake, w, h int, change ...func(*Config)) *tty {
 	cfg := Config{
 		Dial: f.dial, In: pr, Out: s, Environ: []string{"TERM=xterm-256color"}, Size: Size{w, h}, Sizes: s.sizes,
 		Host: "dev-server", Version: "test", ReattachHint: "towline dev-server", Log: slog.New(slog.DiscardHandler),
+		clock: func() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) },
 	}
 	for _, c := range change {
 		c(&cfg)
@@ -351,6 +354,13 @@ var special = map[string]string{
 	"<pgup>": "\x1b[5~", "<pgdown>": "\x1b[6~", "<home>": "\x1b[H", "<end>": "\x1b[F", "<alt+enter>": "\x1b\r",
 	"<ctrl+c>": "\x03", "<ctrl+d>": "\x04", "<ctrl+t>": "\x14", "<ctrl+o>": "\x0f", "<ctrl+j>": "\n",
 	"<bs>": "\x7f", "<wheelup>": "\x1b[<64;10;5M", "<wheeldown>": "\x1b[<65;10;5M", "<space>": " ",
+}
+
+// decides types what is meant for a question: after having read it.
+func (s *tty) decides(parts ...string) {
+	s.t.Helper()
+	s.ahead.Add(int64(2 * readingGrace))
+	s.keys(parts...)
 }
 
 // paste pastes as terminals do.

@@ -82,6 +82,9 @@ func newModel(cfg *Config, l *link, colours int) *model {
 	m.w, m.h = max(cfg.Size.Cols, 1), max(cfg.Size.Rows, 1)
 	m.th = theme.For(m.dark, m.colours)
 	m.tr = transcript.New(m.th, func() time.Time { return m.now() })
+	if cfg.clock != nil {
+		m.now = cfg.clock
+	}
 	m.result.Thread = cfg.Thread
 	m.list.init()
 	if cfg.Connect != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -107,20 +106,24 @@ func (m *model) sayBack() {
 // patient is a context that ends when a request had callTimeout to be answered,
 // while the link was up: what was sent before a cut is answered after it.
 func (l *link) patient(ctx context.Context, cause error) (context.Context, context.CancelFunc) {
+	return l.patientFor(ctx, callTimeout, cause)
+}
+
+func (l *link) patientFor(ctx context.Context, d time.Duration, cause error) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	lk := l.heals()
 	var t *time.Timer
 	var mu sync.Mutex // guards t
 	mu.Lock()
 	defer mu.Unlock()
-	t = time.AfterFunc(callTimeout, func() {
+	t = time.AfterFunc(d, func() {
 		if lk != nil {
 			st := lk.State()
-			if more := callTimeout - time.Since(st.Since); !st.Up || more > 0 {
+			if more := d - time.Since(st.Since); !st.Up || more > 0 {
 				mu.Lock()
 				defer mu.Unlock()
 				if !st.Up {
-					more = callTimeout
+					more = d
 				}
 				if ctx.Err() == nil {
 					t.Reset(more)
@@ -191,12 +194,12 @@ func (m *model) lostLine(w int) string {
 		since, attempt, next = h.since, h.state.Attempt, h.state.NextTry
 	}
 	now := m.now()
-	keys := "   r retry   d detach"
-	if m.boot != nil && m.boot.refused {
-		return " ▲ " + m.host() + " asks something before it lets us back" + strings.Replace(keys, "r retry", "r answer", 1)
-	}
-	if !m.comp.Empty() && m.screen == nil {
-		keys = "   ctrl+r retry   ctrl+d detach"
+	keys, short := "   r retry   d detach", " r retry  d detach"
+	switch {
+	case m.boot != nil && m.boot.refused:
+		return " ▲ " + m.host() + " asks something before it lets us back   r answer   d detach"
+	case !m.comp.Empty() && m.screen == nil:
+		keys, short = "   ctrl+r retry   ctrl+d detach", " ^r retry ^d detach"
 	}
 	try := "now"
 	if s := int(next.Sub(now).Round(time.Second).Seconds()); !next.IsZero() && s > 0 {
@@ -210,19 +213,24 @@ func (m *model) lostLine(w int) string {
 		why = " (" + s + ")"
 	}
 	attempt = max(attempt, 1)
-	for _, s := range []string{
+	facts := []string{
 		fmt.Sprintf(" ⟳ %s unreachable for %s%s · reconnecting (attempt %d, %s)", m.host(), down, why, attempt, try),
 		fmt.Sprintf(" ⟳ %s unreachable for %s · reconnecting (attempt %d, %s)", m.host(), down, attempt, try),
 		fmt.Sprintf(" ⟳ unreachable for %s · reconnecting (attempt %d, %s)", down, attempt, try),
 		fmt.Sprintf(" ⟳ reconnecting (attempt %d, %s)", attempt, try),
-		fmt.Sprintf(" ⟳ reconnecting (attempt %d)", attempt),
-		fmt.Sprintf(" ⟳ attempt %d", attempt),
-	} {
-		if text.Width(s)+text.Width(keys) <= w {
-			return s + keys
+		fmt.Sprintf(" ⟳ attempt %d, %s ", attempt, try),
+		fmt.Sprintf(" ⟳ attempt %d ", attempt),
+	}
+	for i, s := range facts {
+		k := keys
+		if i > 3 {
+			k = short
+		}
+		if text.Width(s)+text.Width(k) <= w {
+			return s + k
 		}
 	}
-	return " ⟳" + strings.ReplaceAll(keys, "   ", " ")
+	return " ⟳" + short
 }
 
 // lostWhy is why a connection was given up, where a person should know: because

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -231,7 +232,7 @@ func (m *model) opened(msg openedMsg) tea.Cmd {
 func (m *model) show(op *opening, msg openedMsg) (fresh int) {
 	o := msg.opened
 	same := op.req.resync && o.Thread.ID == m.cur.id
-	old := m.cur
+	old, seen := m.cur, maps.Clone(m.cur.seen)
 	m.cur = thread{
 		id: o.Thread.ID, cwd: o.Cwd, model: o.Model, sandbox: o.Sandbox, approval: approvalName(o.ApprovalPolicy),
 		status: o.Thread.Status, seen: map[string]bool{}, older: older{cursor: msg.older},
@@ -275,7 +276,7 @@ func (m *model) show(op *opening, msg openedMsg) (fresh int) {
 		}
 	}
 	if same {
-		m.unsent(old.pending, msg.turns)
+		m.unsent(old.pending, msg.turns, seen, old.done)
 		return max(m.tr.Len()-before, 0)
 	}
 	m.list.upsert(o.Thread, m.now())

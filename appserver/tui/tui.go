@@ -19,6 +19,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	tea "charm.land/bubbletea/v2"
 
@@ -60,6 +61,8 @@ type Config struct {
 	// ReattachHint is what to type to come back, e.g. "ssh -p 2222 host".
 	ReattachHint string
 	Log          *slog.Logger
+
+	clock func() time.Time // of tests; nil is time.Now
 }
 
 // Size is a terminal's size in cells.

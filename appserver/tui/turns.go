@@ -172,11 +172,13 @@ func (m *model) leftOver(t protocol.Turn) tea.Cmd {
 
 // unsent sorts out what was under way when the connection was lost: what the
 // history has arrived, the rest goes back to the composer.
-func (m *model) unsent(old []pending, turns []protocol.Turn) {
+func (m *model) unsent(old []pending, turns []protocol.Turn, seen map[string]bool, done string) {
 	m.cur.pending = old
-	for _, t := range turns {
+	for i, t := range turns {
 		for _, it := range t.Items {
-			if u, ok := it.Body.(*protocol.UserMessage); ok {
+			// A message without our id is known by its words, and the same words may
+			// have been sent before: those of turns that were over count for nothing.
+			if u, ok := it.Body.(*protocol.UserMessage); ok && (u.ClientID != nil || !seen[t.ID] || i == len(turns)-1 && t.ID != done) {
 				m.delivered(u)
 			}
 		}
@@ -241,9 +243,16 @@ func (m *model) farewell() Result {
 	if n := len(short); n > 4 {
 		short = short[n-4:]
 	}
-	if r.Working {
+	o := m.remote()
+	switch {
+	case r.Working && o != nil && o.CutEndsTurn:
+		r.Working = false
+		r.Text = "detached from " + m.host() + "; the running turn ends with the link."
+	case r.Working && !m.live():
+		r.Text = m.host() + " was still working when last heard of."
+	case r.Working:
 		r.Text = "still working on " + m.host() + "."
-	} else {
+	default:
 		r.Text = "detached from " + m.host() + "."
 	}
 	if m.cfg.ReattachHint != "" {
