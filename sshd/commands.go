@@ -20,9 +20,10 @@ const subsystemName = "codex-app-server"
 // exitUnknown is what a shell leaves with for a command it does not find.
 const exitUnknown = 127
 
-const defaultHelp = `ssh -t HOST             the UI; plain "ssh HOST" does the same from a terminal
-ssh HOST app-server     the app-server protocol, one JSON message a line (also: ssh -s HOST ` + subsystemName + `)
-ssh HOST help           this text
+const defaultHelp = `ssh -t HOST                 the UI; plain "ssh HOST" does the same from a terminal
+ssh HOST app-server         the app-server protocol, one JSON message a line (also: ssh -s HOST ` + subsystemName + `)
+ssh HOST app-server proxy   the same as WebSocket messages, for "towline HOST" and bridges
+ssh HOST help               this text
 `
 
 // visit is one session of a principal: it finds out what is wanted and runs it.
@@ -69,6 +70,9 @@ func (v *visit) find(ch *session.Channel) command {
 		text = "app-server"
 	}
 	words := strings.Fields(text)
+	if len(words) > 1 && words[0] == "towline" && !v.grant.Forced { // as one would say it to a shell
+		words = words[1:]
+	}
 	switch {
 	case len(words) == 0 && ch.Terminal:
 		return command{"ui", false, v.ui}
@@ -76,6 +80,10 @@ func (v *visit) find(ch *session.Channel) command {
 		return refusal(config.ExitFailure, noTerminal(ch.NoTTY))
 	case words[0] == "app-server" && stdio(words[1:]):
 		return command{"app-server", true, v.appServer}
+	case words[0] == "app-server" && proxied(words[1:]) && ch.Terminal:
+		return refusal(config.ExitUsage, "app-server proxy carries bytes that a terminal would change: ssh -T HOST app-server proxy")
+	case words[0] == "app-server" && proxied(words[1:]) && v.c.s.cfg.WebSocket != nil:
+		return command{"app-server proxy", true, v.proxy}
 	case words[0] == "app-server":
 		return refusal(config.ExitUsage, "app-server speaks on stdin and stdout here and takes no arguments")
 	case words[0] == "help":
@@ -96,6 +104,15 @@ func (v *visit) notices(ch *session.Channel) {
 func stdio(args []string) bool {
 	switch strings.Join(args, " ") {
 	case "", "--listen stdio://", "--listen=stdio://":
+		return true
+	}
+	return false
+}
+
+// proxied accepts what starts a daemon elsewhere too; this one runs.
+func proxied(args []string) bool {
+	switch strings.Join(args, " ") {
+	case "proxy", "proxy --start":
 		return true
 	}
 	return false
@@ -143,7 +160,16 @@ func (v *visit) appServer(ctx context.Context, ch *session.Channel) int {
 	if ch.Terminal {
 		_, _ = io.WriteString(ch.Err, "towline: app-server expects JSON messages, one a line; Ctrl-D leaves; for the UI: ssh -t HOST\n")
 	}
-	err := v.c.s.cfg.AppServer(ctx, pipe{ch}, v.principal, v.c.RemoteAddr().String())
+	return v.protocol(ctx, ch, v.c.s.cfg.AppServer)
+}
+
+// proxy is appServer for a client that makes a WebSocket of it.
+func (v *visit) proxy(ctx context.Context, ch *session.Channel) int {
+	return v.protocol(ctx, ch, v.c.s.cfg.WebSocket)
+}
+
+func (v *visit) protocol(ctx context.Context, ch *session.Channel, serve func(context.Context, io.ReadWriteCloser, access.Principal, string) error) int {
+	err := serve(ctx, pipe{ch}, v.principal, v.c.RemoteAddr().String())
 	var p *config.Problem
 	switch {
 	case err == nil, errors.Is(err, io.EOF):

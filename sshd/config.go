@@ -90,6 +90,11 @@ type Config struct {
 	// app-server` and for the subsystem "codex-app-server". rw reads io.EOF once the
 	// client half-closes and can still be written then. Closing it is optional.
 	AppServer func(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error
+	// WebSocket speaks the protocol as WebSocket messages, beginning with the
+	// client's handshake, for `ssh host app-server proxy`: what a local client finds
+	// on the daemon's unix socket. Nil means that there is no such command. It closes
+	// rw when it returns, which is when the connection is over.
+	WebSocket func(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error
 	// Help is the text of `ssh host help`. Nil lists the commands.
 	Help func(p access.Principal) string
 	// Audit is told what an owner wants to be able to look up later; see the Event

@@ -74,6 +74,23 @@ func dialBytes(ctx context.Context, a address) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", a.host)
 }
 
+// DialBytes opens the bytes under the unix socket at path, as [Dial] finds it,
+// for somebody else to make the handshake on. Errors are *config.Problem; those
+// for which nobody listens there match fs.ErrNotExist or syscall.ECONNREFUSED.
+func DialBytes(ctx context.Context, path string) (*net.UnixConn, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, usageProblem("dial", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("no answer in time"))
+	defer cancel()
+	c, err := dialUnix(ctx, abs)
+	if err != nil {
+		return nil, dialProblem(ctx, "unix://"+abs, err)
+	}
+	return c.(*net.UnixConn), nil
+}
+
 // dialUnix follows links itself, because the kernel refuses a long path even
 // when it is a link to a short one.
 func dialUnix(ctx context.Context, path string) (net.Conn, error) {
@@ -121,10 +138,10 @@ func dialProblem(ctx context.Context, url string, err error) error {
 		cause = context.Cause(ctx)
 		p.Hints = []string{"check that the server there still works"}
 	case errors.Is(err, fs.ErrNotExist):
-		cause = errors.New("there is no such socket")
+		cause = kindly{"there is no such socket", err}
 		p.Hints = []string{"start the server first: `towline serve`"}
 	case errors.Is(err, syscall.ECONNREFUSED):
-		cause = errors.New("nobody listens there")
+		cause = kindly{"nobody listens there", err}
 		p.Hints = []string{"start the server first: `towline serve`"}
 	case errors.Is(err, fs.ErrPermission):
 		p.Exit = config.ExitDenied
@@ -136,3 +153,12 @@ func dialProblem(ctx context.Context, url string, err error) error {
 	p.Err = fmt.Errorf("%s: %w", url, cause)
 	return p
 }
+
+// kindly is an error in other words.
+type kindly struct {
+	text string
+	err  error
+}
+
+func (k kindly) Error() string { return k.text }
+func (k kindly) Unwrap() error { return k.err }

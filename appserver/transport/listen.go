@@ -367,3 +367,8 @@ func (c *countedConn) Close() error {
 	})
 	return c.Conn.Close()
 }
+
+// LocalUser is the principal for the user this process runs as.
+func LocalUser() access.Principal {
+	return localUser(uint32(os.Geteuid())) //nolint:gosec // uids are 32 bits
+}

@@ -26,6 +26,7 @@ func (h *host) openDoor(ctx context.Context, cfg config.SSH) error {
 		Listen: cfg.Listen, HostKeyFile: cfg.HostKey, AuthorizedKeysFile: cfg.AuthorizedKeys, Log: h.log,
 		UI:        h.ui,
 		AppServer: h.appServer,
+		WebSocket: h.webSocket,
 		Audit:     func(event string, p access.Principal, attrs ...slog.Attr) { h.server.Record(event, p, attrs...) },
 	})
 	if err != nil {
@@ -102,6 +103,11 @@ func sizes(ctx context.Context, wg *sync.WaitGroup, in <-chan sshd.Size) <-chan 
 // appServer speaks the protocol, one message a line, to `ssh host app-server`.
 func (h *host) appServer(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error {
 	return h.server.Serve(ctx, rpc.NewLines(rw), p, "ssh", remote)
+}
+
+// webSocket is what the daemon's own socket is, for `ssh host app-server proxy`.
+func (h *host) webSocket(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error {
+	return h.server.ServeBytes(ctx, rw, p, "ssh", remote)
 }
 
 // sshCommand is what a person types to get here. The name they know this

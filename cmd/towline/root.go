@@ -39,7 +39,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	o.flags(root)
-	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
+	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})

@@ -85,6 +85,20 @@ type ready struct {
 }
 
 func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, out, errOut io.Writer) error {
+	h, err := openHost(ctx, o, paths, cfg, errOut)
+	if err != nil {
+		return err
+	}
+	defer h.close()
+	if err := announce(out, o.json, h); err != nil {
+		return err
+	}
+	return h.run(ctx)
+}
+
+// openHost opens the engine, the daemon and the SSH door. Nobody is served
+// before run; close releases what was opened.
+func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, errOut io.Writer) (h *host, err error) {
 	if o.engine != "" {
 		cfg.Engine.Kind = o.engine
 	}
@@ -96,14 +110,14 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 	}
 	cfg.AppServer.Listen = append(cfg.AppServer.Listen, o.listen...)
 	if err := cfg.Validate(); err != nil {
-		return &config.Problem{Stage: "serve", Err: err, Hints: []string{"see `towline serve --help`"}, Exit: config.ExitUsage}
+		return nil, &config.Problem{Stage: "serve", Err: err, Hints: []string{"see `towline serve --help`"}, Exit: config.ExitUsage}
 	}
 	project, err := projectDir(cfg.Project)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := paths.Ensure(); err != nil {
-		return err
+		return nil, err
 	}
 	level := slog.LevelInfo
 	if o.verbose {
@@ -113,30 +127,32 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 
 	self, err := selfPath()
 	if err != nil {
-		return &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
+		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
 	}
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
 		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h := &host{log: log, name: hostName(), comeBack: o.comeBack}
+	h = &host{log: log, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, Log: log,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() { _ = h.server.Close() }()
 	if err := h.openDoor(ctx, cfg.SSH); err != nil {
-		return err
+		h.close()
+		return nil, err
 	}
-	if err := announce(out, o.json, h, cfg.SSH, engine, paths); err != nil {
-		return err
-	}
+	return h, nil
+}
+
+// run serves until ctx ends, and waits for everything it started.
+func (h *host) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	// The door closes after the daemon has told its clients how their turns ended.
 	door, closeDoor := context.WithCancel(context.WithoutCancel(ctx))
@@ -149,11 +165,13 @@ func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.C
 		g.Go(func() error { return h.door.Serve(door) })
 	}
 	// An engine may be given time to end its turns: say so rather than hang.
-	defer context.AfterFunc(ctx, func() { log.Info("stopping; a second signal ends at once") })()
-	err = g.Wait()
-	log.Info("stopped")
+	defer context.AfterFunc(ctx, func() { h.log.Info("stopping; a second signal ends at once") })()
+	err := g.Wait()
+	h.log.Info("stopped")
 	return err
 }
+
+func (h *host) close() { _ = h.server.Close() } // nothing is left to do about it
 
 // selfPath is this program, for running it again. Linux has a name for it that
 // stays right when an upgrade replaces the file.
@@ -189,10 +207,11 @@ func hostName() string {
 }
 
 // announce says, once, where the host can be reached.
-func announce(out io.Writer, asJSON bool, h *host, ssh config.SSH, e appserver.Engine, paths config.Paths) error {
+func announce(out io.Writer, asJSON bool, h *host) error {
+	e := h.engine
 	if asJSON {
 		return json.NewEncoder(out).Encode(ready{
-			Ready: true, SSH: h.sshAddr(), Listen: h.server.Addresses(), HostKey: h.fingerprint(), Engine: e.Kind, Home: paths.Home(),
+			Ready: true, SSH: h.sshAddr(), Listen: h.server.Addresses(), HostKey: h.fingerprint(), Engine: e.Kind, Home: h.paths.Home(),
 		})
 	}
 	var b strings.Builder
@@ -208,8 +227,8 @@ func announce(out io.Writer, asJSON bool, h *host, ssh config.SSH, e appserver.E
 		fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
 	}
 	fmt.Fprintf(&b, "  here       towline attach\n")
-	if h.door != nil && !hasKeys(ssh.AuthorizedKeys) {
-		fmt.Fprintf(&b, "\nnobody can log in by ssh yet; add a key:\n  cat ~/.ssh/id_ed25519.pub >> %s\n", ssh.AuthorizedKeys)
+	if h.door != nil && !hasKeys(h.ssh.AuthorizedKeys) {
+		fmt.Fprintf(&b, "\nnobody can log in by ssh yet; add a key:\n  cat ~/.ssh/id_ed25519.pub >> %s\n", h.ssh.AuthorizedKeys)
 	}
 	_, err := io.WriteString(out, b.String()+"\n")
 	return err
@@ -227,6 +246,9 @@ type host struct {
 	name   string
 	// comeBack is what to type to get here again; empty is ssh.
 	comeBack string
+	engine   appserver.Engine
+	paths    config.Paths
+	ssh      config.SSH
 	log      *slog.Logger
 }
 
