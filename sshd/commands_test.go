@@ -87,6 +87,65 @@ func TestCommandsThroughOpenSSH(t *testing.T) {
 	})
 }
 
+// Raw bytes, for a client that makes a WebSocket of them.
+func TestProxyCommand(t *testing.T) {
+	var seen access.Principal
+	h := start(t, func(c *Config) {
+		c.WebSocket = func(_ context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error {
+			if seen = p; remote == "" {
+				t.Error("no remote address")
+			}
+			_, err := io.Copy(rw, rw)
+			return err
+		}
+	})
+	opts := h.sshOptions(h.key)
+	bytes := "GET / HTTP/1.1\r\n\r\n\x00\x03\x04\xff\r\n\x1b[A"
+	for name, tc := range map[string]struct {
+		flags   []string
+		command string
+		want    result
+	}{
+		"proxy":                   {nil, "app-server proxy", result{bytes, "", 0}},
+		"proxy that would start":  {nil, "app-server proxy --start", result{bytes, "", 0}},
+		"as said to a shell":      {nil, "towline app-server proxy --start", result{bytes, "", 0}},
+		"to another socket":       {nil, "app-server proxy --sock /run/x", result{"", "towline: app-server speaks on stdin and stdout here and takes no arguments\n", config.ExitUsage}},
+		"other commands stay so":  {nil, "towline help", result{defaultHelp, "", 0}},
+		"a terminal would change": {[]string{"-tt"}, "app-server proxy", result{"", "", config.ExitUsage}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command(program(t, "ssh"), append(append(append([]string{}, tc.flags...), opts...), tc.command)...)
+			got := run(t, cmd, strings.NewReader(bytes))
+			if tc.flags != nil { // what is said is on the terminal
+				if all := got.stdout + got.stderr; !strings.Contains(all, "ssh -T HOST app-server proxy") {
+					t.Errorf("not told how: %q", all)
+				}
+				got.stdout, got.stderr = "", ""
+			}
+			if got != tc.want {
+				t.Errorf("got  %v\nwant %v", got, tc.want)
+			}
+		})
+	}
+	if seen.Name != "ana@laptop" || seen.Role != protocol.RoleAdmin {
+		t.Errorf("ran as %+v", seen)
+	}
+	t.Run("forced lines stay lines", func(t *testing.T) {
+		key := newKey(t)
+		h.authorize(`command="app-server",restrict ` + key.line("guest"))
+		got := run(t, exec.Command(program(t, "ssh"), append(h.sshOptions(key), "app-server proxy")...), strings.NewReader("{}\n"))
+		if got != (result{"{}\n", "", 0}) || seen.Name == "guest" {
+			t.Errorf("%v", got)
+		}
+	})
+	t.Run("a door without it", func(t *testing.T) {
+		h := start(t, nil)
+		if got := h.dial().exec(t, "app-server proxy"); got.status != config.ExitUsage {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
 // A terminal in front of the protocol changes no byte of it; the person gets a
 // sentence on stderr and can leave as from any program.
 func TestAppServerWithATerminalStaysAProtocol(t *testing.T) {
