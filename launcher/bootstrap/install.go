@@ -1,6 +1,7 @@
 package bootstrap
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -27,6 +28,8 @@ const (
 	// copyBytes is how much of a binary is read at once, and how often progress
 	// is told.
 	copyBytes = 128 << 10
+	// packetBytes is how much goes out at once: what an SSH packet takes.
+	packetBytes = 32 << 10
 	// spare is room beside the binary that a disk should have.
 	spare = 1 << 20
 )
@@ -203,7 +206,10 @@ func (in *installer) upload(t *talk, zip bool) error {
 		return in.problem(fmt.Errorf("read the binary to install: %w", err), "check that the file is there")
 	}
 	defer func() { _ = f.Close() }() // read-only
-	var to io.Writer = sending{t}
+	// gzip writes a few hundred bytes at a time. As packets of their own they cost
+	// OpenSSH's server twenty times what the whole upload does.
+	packets := bufio.NewWriterSize(sending{t}, packetBytes)
+	var to io.Writer = packets
 	var z *gzip.Writer
 	if zip {
 		if z, err = gzip.NewWriterLevel(to, gzip.BestSpeed); err != nil {
@@ -242,6 +248,9 @@ func (in *installer) upload(t *talk, zip bool) error {
 		if err := z.Close(); err != nil {
 			return nil // as above
 		}
+	}
+	if err := packets.Flush(); err != nil {
+		return nil // as above
 	}
 	_ = t.p.Stdin().Close() // as above
 	return nil
