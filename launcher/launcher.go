@@ -224,6 +224,7 @@ func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) 
 				return false, p.fail(remote.StageStart, err)
 			}
 			p.detail(remote.StageProbe, "what was remembered is no longer so: "+err.Error())
+			p.begin(remote.StageFind, "looking again")
 		}
 	}
 	f, err := s.look(ctx, p, conn, s.cfg.Install)
@@ -280,14 +281,17 @@ func (s *Session) current(ch bootstrap.Choice) bool {
 // put installs this program there, if that is wanted.
 func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bootstrap.Report, ch bootstrap.Choice, install Install) (bootstrap.Choice, error) {
 	var none bootstrap.Choice
+	nothing := ch.Action == bootstrap.Offer
 	missing := func(err error, hints ...string) error {
 		p.detail(remote.StageFind, "looked in "+strings.Join(rep.PathSearched, " "))
+		if nothing {
+			err = fmt.Errorf("%w; %s", err, lookedIn(rep))
+		}
 		hints = append(hints, "see everything that was tried: `towline doctor "+s.cfg.Host+"`")
 		return p.fail(remote.StageFind, &config.Problem{Stage: remote.StageFind, Err: err, Hints: hints, Exit: config.ExitUnavailable})
 	}
-	why := nothingThere(rep, ch)
+	why := nothingThere(ch)
 	offer := "put this program there (no sudo, no internet needed): `towline connect " + s.cfg.Host + " --install`"
-	nothing := ch.Action == bootstrap.Offer
 	if s.cfg.Build == nil || install == InstallNever {
 		return none, missing(errors.New(why), offer)
 	}
@@ -319,17 +323,21 @@ func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bo
 	return s.upload(ctx, p, conn, rep, b)
 }
 
-// nothingThere says in a line what was looked for and not found; the folders are
-// details.
-func nothingThere(rep bootstrap.Report, ch bootstrap.Choice) string {
+// nothingThere says in a line what was looked for and not found.
+func nothingThere(ch bootstrap.Choice) string {
 	if ch.Action != bootstrap.Offer {
 		return ch.Why
 	}
-	why := "neither towline nor codex is there"
+	return strings.Join(append([]string{"neither towline nor codex is there"}, ch.Others...), "; ")
+}
+
+// lookedIn says where it was looked for: people know their PATH, and see from it
+// what the login shell there did not do.
+func lookedIn(rep bootstrap.Report) string {
 	if path := rep.Env["PATH"]; path != "" {
-		why = fmt.Sprintf("neither towline nor codex is in the PATH there (%s) or where they usually are", path)
+		return "looked in its PATH (" + oneLine(path) + ") and where they usually are"
 	}
-	return strings.Join(append([]string{why}, ch.Others...), "; ")
+	return "looked in " + oneLine(strings.Join(rep.PathSearched, " "))
 }
 
 // upload installs b and tells how far it is.
