@@ -434,3 +434,31 @@ func TestUnreadableKnownHosts(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestOptionsThatAreLeftOut(t *testing.T) {
+	s := remotetest.StartSSHD(t)
+	tt := target(s)
+	tt.Compression, tt.CheckHostIP, tt.VerifyHostKeyDNS = true, true, "ask"
+	var log eventLog
+	mustDial(t, Config{Target: tt, Events: log.add})
+	wants(t, log.text(), "not done here: Compression, CheckHostIP, VerifyHostKeyDNS")
+}
+
+// Keys are exchanged anew every so often; that asks nobody anything.
+func TestKeysExchangedAnew(t *testing.T) {
+	s := remotetest.StartSSHD(t, "RekeyLimit 256K")
+	tt, _ := stranger(t, s)
+	who := decide(remote.AcceptOnce)
+	c := mustDial(t, Config{Target: tt, Ask: who})
+	p, err := c.Exec(bounded(t), "head -c 3000000 /dev/zero", remote.ExecOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	if n, err := io.Copy(io.Discard, p.Stdout()); n != 3000000 || err != nil {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if len(who.hostKeys) != 1 {
+		t.Errorf("asked %d times", len(who.hostKeys))
+	}
+}

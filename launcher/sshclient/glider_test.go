@@ -286,3 +286,16 @@ func TestOtherServerIsKnown(t *testing.T) {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
+
+// A server may let somebody in and run nothing for them.
+func TestServerThatRunsNothing(t *testing.T) {
+	o := startOther(t, func(s *glider.Server) error {
+		s.SessionRequestCallback = func(glider.Session, string) bool { return false }
+		return nil
+	})
+	c := mustDial(t, Config{Target: o.target()})
+	_, err := c.Exec(bounded(t), "true", remote.ExecOptions{})
+	wants(t, config.Explain(checkProblem(t, err, remote.StageShell)), "does not run commands for ada", "ssh dev true")
+	_, err = c.DialTCP(bounded(t), "127.0.0.1:22")
+	checkProblem(t, err, remote.StageReady)
+}

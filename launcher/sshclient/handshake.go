@@ -78,6 +78,9 @@ func (a *attempt) run() (err error) {
 	if err := h.algorithms(cfg); err != nil {
 		return err
 	}
+	if out := h.leftOut(); len(out) > 0 {
+		h.detail(remote.StageDial, "set, and not done here: "+strings.Join(out, ", "))
+	}
 	if a.keys, err = h.newHostKeys(); err != nil {
 		a.stage = remote.StageHostKey
 		return err
@@ -113,6 +116,26 @@ func dialText(h *hop, address string) string {
 		return address + " through a ProxyCommand"
 	}
 	return address
+}
+
+// leftOut lists options that are on and that nothing here does. None of them is a
+// reason not to connect.
+func (h *hop) leftOut() []string {
+	var out []string
+	for _, o := range []struct {
+		name string
+		on   bool
+	}{
+		{"Compression", h.target.Compression},
+		{"CheckHostIP", h.target.CheckHostIP},
+		{"UpdateHostKeys", h.target.UpdateHostKeys},
+		{"VerifyHostKeyDNS", h.target.VerifyHostKeyDNS != "" && !strings.EqualFold(h.target.VerifyHostKeyDNS, "no")},
+	} {
+		if o.on {
+			out = append(out, o.name)
+		}
+	}
+	return out
 }
 
 // loopback reports whether conn goes to this machine, as far as one can see.

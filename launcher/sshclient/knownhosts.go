@@ -356,10 +356,12 @@ func (k *knownHosts) checkCertificate(address string, cert *ssh.Certificate, key
 // that it cannot tear the lines of others who do the same. A file that was
 // replaced meanwhile (ssh-keygen -R does) gets the line as well.
 func saveKnownHost(file, address string, key ssh.PublicKey, hashed bool) error {
-	host := knownhosts.Normalize(address)
-	if host == "" || strings.ContainsAny(host, " \t\r\n,!*?#|@") && !hashed {
-		return fmt.Errorf("%q cannot be written to known_hosts", host)
+	name, port, err := net.SplitHostPort(address)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || n == 0 ||
+		name == "" || name != printable(name, maxKnownLine) || strings.ContainsAny(name, " ,!*?#|@[]\\\"") {
+		return fmt.Errorf("%q cannot be written to known_hosts", address)
 	}
+	host := knownhosts.Normalize(strings.ToLower(address))
 	if hashed {
 		host = xknownhosts.HashHostname(host)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -259,15 +260,15 @@ func TestInboxIsBounded(t *testing.T) {
 // A guard stands still while a person is waited for.
 func TestGuard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		fired := false
-		g := newGuard(time.Minute, func() { fired = true })
+		var fired atomic.Bool
+		g := newGuard(time.Minute, func() { fired.Store(true) })
 		resume := g.pause()
 		also := g.pause()
 		time.Sleep(time.Hour)
 		resume()
 		resume() // twice is once
 		time.Sleep(time.Hour)
-		if fired {
+		if fired.Load() {
 			t.Fatal("fired while somebody was being waited for")
 		}
 		also()
@@ -275,12 +276,12 @@ func TestGuard(t *testing.T) {
 		g.progress()
 		time.Sleep(time.Minute - time.Second)
 		synctest.Wait()
-		if fired {
+		if fired.Load() {
 			t.Fatal("fired in spite of progress")
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if !fired {
+		if !fired.Load() {
 			t.Error("never fired")
 		}
 		g.stop()
