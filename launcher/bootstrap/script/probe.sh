@@ -279,6 +279,22 @@ say end environment
 			say searched "$tl_d"
 			ask "path.$tl_num" folder "$tl_d" PATH
 		done
+		# Some start files only run for what sshd starts, and only they know the
+		# folder: bash's .bashrc without a .profile that reads it.
+		IFS=:
+		# shellcheck disable=SC2086 # split at colons
+		set -- $tl_path0
+		IFS=$tl_ifs
+		for tl_d in "$@"; do
+			case $tl_d:$tl_seen in
+			[!/]*) continue ;;
+			*":$tl_d:"*) continue ;;
+			esac
+			tl_seen=$tl_seen$tl_d:
+			tl_num=$((tl_num + 1))
+			say searched "$tl_d"
+			ask "path.$tl_num" folder "$tl_d" PATH
+		done
 		for tl_d in "$tl_home/.local/bin" "$tl_home/bin" "$tl_home/.npm-global/bin" "$tl_home/.npm-packages/bin" \
 			"$tl_home/.yarn/bin" "$tl_home/.bun/bin" "$tl_home/.volta/bin" "$tl_home/.asdf/shims" \
 			"$tl_home/.local/share/mise/shims" "$tl_home/.local/share/pnpm" "$tl_home/.cargo/bin" "$tl_home/go/bin" \
