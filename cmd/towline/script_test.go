@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"towline/appserver/engine/native/sandbox"
+	"towline/config"
 )
 
 func TestMain(m *testing.M) {
@@ -30,6 +32,12 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", e.WorkDir)
 			e.Setenv("XDG_RUNTIME_DIR", "")
 			e.Setenv("CODEX_HOME", "")
+			e.Defer(func() { // a script that fails may leave a daemon behind
+				paths, err := config.Locate(func(name string) string { return e.Getenv(name) })
+				if err == nil {
+					_, _ = stopDaemon(context.Background(), paths)
+				}
+			})
 			return os.MkdirAll(home, 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
