@@ -173,7 +173,7 @@ func (d *doctor) walk(ctx context.Context, s *Session, p *progress) {
 	}
 	s.adopt(conn)
 	if v := oneLine(conn.Server()); v != "" {
-		d.note("ssh server", FindingOK, v)
+		d.add(Finding{Stage: remote.StageAuth, Name: "ssh server", Status: FindingOK, Text: v})
 	}
 	o := s.cfg.options(p.event)
 	p.begin(remote.StageShell, "")
@@ -201,7 +201,7 @@ func (d *doctor) walk(ctx context.Context, s *Session, p *progress) {
 	d.d.Choice = &ch
 	p.done(remote.StageFind, oneLine(chosen(ch)))
 	for _, other := range ch.Others {
-		d.add(Finding{Stage: remote.StageFind, Name: "passed over", Status: FindingNote, Text: other})
+		d.add(Finding{Stage: remote.StageFind, Name: "passed over", Status: FindingOK, Text: other})
 	}
 	d.version(ch)
 	f := &found{At: time.Now(), Client: s.cfg.Version, Target: s.identity(), Report: rep, Choice: ch}
@@ -334,7 +334,7 @@ func (d *doctor) talk(ctx context.Context, s *Session, p *progress) {
 		}
 		d.add(Finding{Stage: remote.StageReady, Name: "survives", Status: FindingOK, Text: text})
 	}
-	p.done(remote.StageReady, s.summary())
+	p.event(remote.Event{Stage: remote.StageReady, Text: s.summary(), Done: true, Took: p.elapsed()})
 }
 
 // greet sends initialize, and gives the other end's name for itself. A Towline

@@ -34,6 +34,28 @@ func (f *found) fits(now time.Time, client, target string) bool {
 		!f.At.After(now.Add(time.Minute)) && now.Sub(f.At) < maxAge
 }
 
+// started is f once what it starts runs: the next connection only joins it,
+// which needs no login environment there.
+func (f *found) started() *found {
+	if f.Choice.Action != bootstrap.Start || f.Choice.Candidate.Kind != bootstrap.Towline {
+		return f
+	}
+	joined := *f
+	joined.Choice.Action = bootstrap.Join
+	return &joined
+}
+
+// settled reports whether the next connection would do the same. What was
+// started runs by then, and is joined.
+func (f *found) settled() bool { return f.started().Choice.Action != bootstrap.Start }
+
+// unstarted is f for when what should run does not.
+func (f *found) unstarted() *found {
+	start := *f
+	start.Choice.Action = bootstrap.Start
+	return &start
+}
+
 // identity is what must be unchanged for a found to fit: the account, and what
 // was asked for there.
 func identity(t sshconfig.Target, o bootstrap.Options) string {

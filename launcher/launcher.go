@@ -152,7 +152,7 @@ func (s *Session) connect(ctx context.Context) error {
 		return p.fail(remote.StageDial, s.explainDial(err))
 	}
 	s.adopt(conn)
-	looked, err := s.openFirst(ctx, p, conn)
+	current, err := s.openFirst(ctx, p, conn)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (s *Session) connect(ctx context.Context) error {
 	p.event(remote.Event{Stage: remote.StageReady, Text: s.summary(), Done: true, Took: took})
 	s.remember(took)
 	s.start()
-	if !looked {
+	if !current {
 		s.wg.Go(func() { s.refresh(conn) })
 	}
 	return nil
@@ -207,9 +207,9 @@ func (s *Session) explainDial(err error) error {
 }
 
 // openFirst finds out what is there and gets a stream out of it: by what is
-// remembered when that still fits, else by looking. looked says which, or
-// whether looking again in the background is due.
-func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) (looked bool, err error) {
+// remembered when that still fits, else by looking. current says that looking
+// again, once nobody waits, would teach nothing.
+func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) (current bool, err error) {
 	if s.cfg.Install != InstallAlways && !s.cfg.Fresh {
 		if f := s.cfg.Memory.Load(s.cfg.Host).Found; f.fits(time.Now(), s.cfg.Version, s.identity()) {
 			age := time.Since(f.At)
@@ -218,7 +218,7 @@ func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) 
 			if err == nil {
 				s.keep(st)
 				s.wg.Go(func() { s.holdAgent(s.ctx, conn) })
-				return age < refreshAfter, nil
+				return age < refreshAfter && f.settled(), nil
 			}
 			if ctx.Err() != nil || over(conn) {
 				return false, p.fail(remote.StageStart, err)
@@ -233,11 +233,15 @@ func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) 
 	}
 	f.Agent = s.holdAgent(ctx, conn) // what is started is told its path
 	st, _, err := s.open(ctx, p, conn, f)
+	if err != nil && f.Choice.Action == bootstrap.Join && !f.Report.Door && ctx.Err() == nil && !over(conn) {
+		p.detail(remote.StageStart, "what ran a moment ago does not: "+err.Error())
+		st, _, err = s.open(ctx, p, conn, f.unstarted())
+	}
 	if err != nil {
 		return false, p.fail(remote.StageStart, err)
 	}
 	s.keep(st)
-	return true, nil
+	return f.settled(), nil
 }
 
 // keep holds st for the first Dial.

@@ -250,9 +250,13 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 		return nil, bootstrap.Opened{}, err
 	}
 	p.done(remote.StageStart, startText(opened))
-	p.done(remote.StageHandshake, oneLine(opened.Note))
+	text := oneLine(opened.Note)
+	if text == "" {
+		text = "the app-server answers"
+	}
+	p.done(remote.StageHandshake, text)
 	s.mu.Lock()
-	s.found, s.opened, s.report = f, opened, f.Report
+	s.found, s.opened, s.report = f.started(), opened, f.Report
 	s.mu.Unlock()
 	return st, opened, nil
 }
