@@ -275,18 +275,40 @@ func (s *signer) sign(data []byte, algo string) (*ssh.Signature, error) {
 		}
 		return signFile(s.c.file.signer, data, algo)
 	}
-	// An agent may ask its person to confirm, or to touch a key: that is waiting
-	// for a person, and time stands still.
-	defer a.g.pause()()
-	if strings.HasPrefix(s.c.pub.Type(), "sk-") {
-		a.h.run.cfg.Ask.Notice(a.h.label, "touch your security key "+s.c.label)
-		a.h.waiting(remote.StageAuth, "waiting for you to touch the security key", true)
-		defer a.h.waiting(remote.StageAuth, "", false)
-	}
+	defer a.waitForAgent(s.c)()
 	sig, err := a.agent.sign(a.ctx, s.c.base, data, algo)
+	a.lost = a.w.broken() != nil
 	if err != nil && a.ctx.Err() == nil {
 		a.note("the server takes "+s.c.label+", but the agent did not sign with it: "+printable(err.Error(), 200),
-			"see whether the agent is locked or the key needs a touch: `ssh-add -l`")
+			"see whether the agent is locked or the key needs a touch: `ssh-add -l`; keys added with `ssh-add -h` need `transport = \"system\"`")
 	}
 	return sig, err
+}
+
+// agentPause is how long an agent may take to sign before it is said that it is
+// waited for.
+const agentPause = 2 * time.Second
+
+// waitForAgent stops the time while an agent signs, until the function it returns
+// is called: the agent may ask its person to confirm, or to touch a key. People are
+// told of the latter at once, and of anything else when it takes long.
+func (a *authenticator) waitForAgent(c *candidate) (resume func()) {
+	proceed := a.g.pause()
+	text, after := "waiting for the agent to sign with "+c.label, agentPause
+	if strings.HasPrefix(c.pub.Type(), "sk-") {
+		a.h.run.cfg.Ask.Notice(a.h.label, "touch your security key "+c.label)
+		text, after = "waiting for you to touch the security key", 0
+	}
+	told := make(chan struct{})
+	timer := time.AfterFunc(after, func() {
+		defer close(told)
+		a.h.waiting(remote.StageAuth, text, true)
+	})
+	return func() {
+		if !timer.Stop() {
+			<-told
+			a.h.waiting(remote.StageAuth, "", false)
+		}
+		proceed()
+	}
 }

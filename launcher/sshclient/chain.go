@@ -94,6 +94,12 @@ func (h *hop) waiting(stage, text string, is bool) {
 // through the one before.
 func (r *run) chain(ctx context.Context) ([]*hop, error) {
 	target := &hop{run: r, label: r.name(), target: r.cfg.Target}
+	if target.target.HostName == "" {
+		target.target.HostName = r.cfg.Target.Alias
+	}
+	if target.target.HostName == "" {
+		return nil, target.unresolved(errors.New("no host was named"), "name one: `towline hosts` lists those you have")
+	}
 	return r.expand(ctx, target, nil)
 }
 

@@ -49,8 +49,8 @@ type Config struct {
 	// Environ looks up a variable of the environment: SSH_AUTH_SOCK, SHELL, what
 	// ForwardAgent and SendEnv name. Nil is os.Getenv.
 	Environ func(string) string
-	// Env is the whole environment as KEY=value, for SendEnv's patterns. Nil
-	// sends only what is named without wildcards.
+	// Env is the whole environment as KEY=value, for SendEnv's patterns. Nil is
+	// os.Environ.
 	Env []string
 	// Log gets details at debug level; never a secret. Nil is nowhere.
 	Log *slog.Logger
@@ -68,6 +68,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Environ == nil {
 		c.Environ = os.Getenv
+	}
+	if c.Env == nil {
+		c.Env = os.Environ()
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -94,7 +97,7 @@ func (e *HopError) Error() string {
 	if e.Words != "" {
 		s += "; it said: " + e.Words
 	}
-	return s
+	return printable(s, maxProblem)
 }
 
 // Unwrap gives the cause.

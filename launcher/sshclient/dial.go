@@ -17,6 +17,10 @@ const (
 	// ConnectTimeout is set: slow enough for a satellite link, quick enough for
 	// somebody looking at the screen.
 	defaultPatience = 30 * time.Second
+	// maxLoginPatience is how long a login may take to be judged. ConnectTimeout
+	// says nothing of that in ssh, and directories and delays after a wrong
+	// password take their time, so it is ten times the patience up to this.
+	maxLoginPatience = time.Minute
 	// maxAttempts bounds ConnectionAttempts.
 	maxAttempts = 100
 )
@@ -29,6 +33,11 @@ func (h *hop) patience() time.Duration {
 		return h.target.ConnectTimeout
 	}
 	return defaultPatience
+}
+
+// loginPatience is patience for the steps of a login.
+func (h *hop) loginPatience() time.Duration {
+	return max(h.patience(), min(10*h.patience(), maxLoginPatience))
 }
 
 // connect opens h's byte stream: through the hop before it, through a

@@ -248,6 +248,21 @@ func TestBoundAddressAndFamily(t *testing.T) {
 	mustFail(t, Config{Target: tt}, remote.StageDial)
 }
 
+func TestNoHost(t *testing.T) {
+	_, err := Dial(bounded(t), Config{})
+	var p *config.Problem
+	if !errors.As(err, &p) || p.Stage != remote.StageResolve || len(p.Hints) == 0 {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Names from a configuration do not reach a terminal unstripped.
+func TestProblemIsFitForATerminal(t *testing.T) {
+	tt := at("de\x1b[1mv", deadPort(t), "u", "", "")
+	tt.HostName = "127.0.0.1\x1b]0;title\a"
+	mustFail(t, Config{Target: tt}, remote.StageDial)
+}
+
 func TestDialEndsWithItsContext(t *testing.T) {
 	port := server(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -290,12 +305,13 @@ func TestProxyCommandThatFails(t *testing.T) {
 		"says nothing": {"sh -c 'exit 7'", []string{"exit status 7"}},
 		"is missing":   {"/no/such/program", []string{"/no/such/program"}},
 		"hangs":        {"sleep 600", []string{"nothing came through the ProxyCommand within 300ms"}},
+		"will not go":  {"sh -c 'trap \"\" TERM; while :; do sleep 1; done'", []string{"nothing came through the ProxyCommand within 300ms"}},
 		"is no proxy":  {"echo welcome to the jungle", []string{"welcome to the jungle"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tt := at("dev", 22, "u", "", "")
 			tt.ProxyCommand, tt.ConnectTimeout = tc.command, remotetest.Bound
-			if name == "hangs" {
+			if name == "hangs" || name == "will not go" {
 				tt.ConnectTimeout = 300 * time.Millisecond
 			}
 			p := mustFail(t, Config{Target: tt, Environ: env("SHELL", "/bin/sh")}, remote.StageDial)

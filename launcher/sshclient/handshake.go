@@ -180,7 +180,7 @@ func (a *attempt) hostKey(_ string, _ net.Addr, key ssh.PublicKey) error {
 		return err
 	}
 	if first {
-		a.g.progress()
+		a.g.allow(a.h.loginPatience())
 		a.h.done(remote.StageHostKey, how)
 		a.stage = remote.StageAuth
 		a.h.begin(a.stage, "as "+a.h.target.User)
@@ -192,7 +192,9 @@ func (a *attempt) hostKey(_ string, _ net.Addr, key ssh.PublicKey) error {
 // and not earlier: a server without a login asks no agent.
 func (a *attempt) next(c *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 	if a.auth == nil {
+		resume := a.g.hold() // an agent's slowness is not the server's
 		a.auth = a.h.newAuthenticator(a.ctx, a.g, a.w)
+		resume()
 		a.h.detail(remote.StageAuth, "the server takes "+strings.Join(c.AllowedMethods, ",")+"; "+c.Algorithms.KeyExchange+", "+c.Algorithms.Read.Cipher)
 	}
 	m, err := a.auth.next(c)
@@ -232,7 +234,7 @@ func (a *attempt) explain(err error) error {
 	case !a.w.spoke():
 		return h.greetingProblem(a.w, err)
 	case slow:
-		return h.problem(a.stage, &described{"no answer within " + h.patience().String(), err}, "", config.ExitUnavailable,
+		return h.problem(a.stage, &described{"no answer within " + a.g.limit().String(), err}, "", config.ExitUnavailable,
 			"try again; when it stays like this: `ssh -v "+h.label+" true`", "a network that loses large packets looks like this: try a smaller MTU")
 	case errors.As(err, &algo):
 		stage := remote.StageDial

@@ -113,9 +113,9 @@ func TestHandshakeThatStalls(t *testing.T) {
 	for stage, port := range map[string]int{remote.StageHostKey: halfway, remote.StageAuth: undecided.port} {
 		t.Run(stage, func(t *testing.T) {
 			tt := undecided.target()
-			tt.Port, tt.ConnectTimeout, tt.IdentityFiles = port, 700*time.Millisecond, []string{s.Key}
+			tt.Port, tt.ConnectTimeout, tt.IdentityFiles = port, 250*time.Millisecond, []string{s.Key}
 			p := mustFail(t, Config{Target: tt}, stage)
-			wants(t, config.Explain(p), "no answer within 700ms", "ssh -v dev")
+			wants(t, config.Explain(p), "no answer within "+map[string]string{remote.StageHostKey: "250ms", remote.StageAuth: "2.5s"}[stage], "ssh -v dev")
 		})
 	}
 }
@@ -263,13 +263,16 @@ func TestGuard(t *testing.T) {
 		var fired atomic.Bool
 		g := newGuard(time.Minute, func() { fired.Store(true) })
 		resume := g.pause()
-		also := g.pause()
+		also := g.hold()
 		time.Sleep(time.Hour)
 		resume()
 		resume() // twice is once
 		time.Sleep(time.Hour)
 		if fired.Load() {
 			t.Fatal("fired while somebody was being waited for")
+		}
+		if g.waiting() || !g.didWait() {
+			t.Error("a person is being waited for still, or never was")
 		}
 		also()
 		time.Sleep(time.Minute - time.Second)

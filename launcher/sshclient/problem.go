@@ -16,8 +16,12 @@ import (
 	"towline/launcher/remote"
 )
 
-// maxWords bounds what of a peer's words is shown in an error.
-const maxWords = 1024
+// Bounds of what is shown in an error: of a peer's words, of a hint, of all.
+const (
+	maxWords   = 1024
+	maxHint    = 2048
+	maxProblem = 8192
+)
 
 // errHungUp means that the peer ended the connection before the login was done.
 var errHungUp = errors.New("the connection was closed by the other side")
@@ -70,6 +74,9 @@ func (h *hop) problem(stage string, err error, words string, exit int, hints ...
 	var p *config.Problem
 	if errors.As(err, &p) {
 		return p
+	}
+	for i := range hints { // they name hosts and files, which hold what they hold
+		hints[i] = printable(hints[i], maxHint)
 	}
 	return &config.Problem{
 		Stage: stage,

@@ -126,17 +126,18 @@ func (w *wire) spoke() bool {
 // errSlow is the cause when a guard fires.
 var errSlow = errors.New("no answer in time")
 
-// guard is a deadline that does not run while a person is being waited for.
-// Closing the stream is the only thing that ends a handshake of the library, so
-// that is what it does.
+// guard is a deadline that does not run while a person is being waited for, or
+// something on this machine. Closing the stream is the only thing that ends a
+// handshake of the library, so that is what it does.
 type guard struct {
-	d    time.Duration
 	fire func()
 
 	mu     sync.Mutex // guards what follows
+	d      time.Duration
 	timer  *time.Timer
-	people int  // how many are being waited for
-	waited bool // a person ever was
+	holds  int  // reasons to stand still
+	people int  // those of them that are people
+	waited bool // a person ever was waited for
 	over   bool
 }
 
@@ -148,7 +149,7 @@ func newGuard(d time.Duration, fire func()) *guard {
 
 func (g *guard) expire() {
 	g.mu.Lock()
-	fire := !g.over && g.people == 0
+	fire := !g.over && g.holds == 0
 	g.mu.Unlock()
 	if fire {
 		g.fire()
@@ -156,25 +157,45 @@ func (g *guard) expire() {
 }
 
 // progress starts the time anew.
-func (g *guard) progress() {
+func (g *guard) progress() { g.allow(0) }
+
+// allow starts the time anew with another limit; 0 keeps the one there is.
+func (g *guard) allow(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.over && g.people == 0 {
+	if d > 0 {
+		g.d = d
+	}
+	if !g.over && g.holds == 0 {
 		g.timer.Reset(g.d)
 	}
 }
 
-// pause stops the time until the function it returns is called.
-func (g *guard) pause() (resume func()) {
+// limit is what the time is.
+func (g *guard) limit() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.people++
-	g.waited = true
+	return g.d
+}
+
+// pause stops the time for a person, until the function it returns is called.
+func (g *guard) pause() (resume func()) { return g.stand(1) }
+
+// hold stops the time for work on this machine.
+func (g *guard) hold() (resume func()) { return g.stand(0) }
+
+func (g *guard) stand(people int) func() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.holds++
+	g.people += people
+	g.waited = g.waited || people > 0
 	g.timer.Stop()
 	return sync.OnceFunc(func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.people--; g.people == 0 && !g.over {
+		g.people -= people
+		if g.holds--; g.holds == 0 && !g.over {
 			g.timer.Reset(g.d)
 		}
 	})
