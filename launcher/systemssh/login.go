@@ -55,7 +55,7 @@ func newLogin(c Config, r release) (*login, error) {
 	}
 	l := &login{
 		c: c, r: r, dir: dir, words: make(chan string, 64), over: make(chan struct{}), after: &tail{}, last: remote.StageAuth,
-		attempts: map[string]int{}, f: failure{target: c.Target, file: c.ConfigFile},
+		attempts: map[string]int{}, f: failure{target: c.Target},
 	}
 	if l.asking, err = newAsking(dir.path, c.Self); err != nil {
 		dir.remove()
@@ -259,7 +259,7 @@ func (l *login) drain() {
 
 func (l *login) failed(err error) error {
 	l.f.stage, l.f.hop, l.f.said = l.track.where(), l.track.hop, l.track.said
-	l.f.methods, l.f.hostKey, l.f.err = l.track.methods, l.track.hostKey, err
+	l.f.hostKey, l.f.err = l.track.hostKey, err
 	return l.f.problem()
 }
 

@@ -293,12 +293,6 @@ func explained(t *testing.T, err error, stage string) string {
 
 func TestFailures(t *testing.T) {
 	d, strict := remotetest.StartSSHD(t), remotetest.StartSSHD(t, "MaxAuthTries 1")
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closedPort := closed.Addr().(*net.TCPAddr).Port
-	_ = closed.Close()
 	silent := listener(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	rude := listener(t, func(c net.Conn) { _ = c.Close() })
 	other := listener(t, func(c net.Conn) { _, _ = c.Write([]byte("220 mail\r\n" + strings.Repeat("x", 9000) + "\r\n")) })
@@ -310,7 +304,7 @@ func TestFailures(t *testing.T) {
 		stage    string
 		want     []string
 	}{
-		"refused":        {key(port, fmt.Sprintf("Port %d", closedPort)), 0, remote.StageDial, []string{"connect to host 127.0.0.1 port", "refused", "sshd listens"}},
+		"refused":        {key(port, fmt.Sprintf("Port %d", closedPort(t))), 0, remote.StageDial, []string{"connect to host 127.0.0.1 port", "refused", "sshd listens"}},
 		"no such name":   {key("HostName 127.0.0.1", "HostName no-such-host.invalid"), 0, remote.StageDial, []string{"no-such-host.invalid", "HostName"}},
 		"silent":         {key(port, fmt.Sprintf("Port %d", silent)), 2 * time.Second, remote.StageDial, []string{"127.0.0.1"}},
 		"hangs up":       {key(port, fmt.Sprintf("Port %d", rude)), 0, remote.StageDial, []string{"MaxStartups"}},

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -20,32 +19,27 @@ import (
 // machine and answers from its event loop.
 const controlTimeout = 10 * time.Second
 
-// mux is a connection through a control master.
+// mux is a connection through a control master of our own, over one connection
+// that speaks SSH's own channel protocol with it.
 type mux struct {
 	target sshconfig.Target
 	log    *slog.Logger
 	server string
 	client *ssh.Client
 	nc     net.Conn // to the control socket
-	login  *login   // ours; nil when the master is the user's own
+	login  *login
 
-	wg     sync.WaitGroup
-	cancel context.CancelFunc // of what runs until the end
-	end    sync.Once
-	done   chan struct{}
-	mu     sync.Mutex // guards err
-	err    error
+	wg   sync.WaitGroup
+	end  sync.Once
+	done chan struct{}
+	mu   sync.Mutex // guards err
+	err  error
 }
 
 var _ remote.Conn = (*mux)(nil)
 
-// control connects to a control socket and asks for the proxy.
+// control connects to our control socket and asks for the proxy.
 func control(ctx context.Context, path string) (*ssh.Client, net.Conn, error) {
-	if info, err := os.Lstat(path); err != nil {
-		return nil, nil, err
-	} else if !mine(info) {
-		return nil, nil, fmt.Errorf("%s belongs to somebody else", path)
-	}
 	d := net.Dialer{Timeout: controlTimeout}
 	nc, err := d.DialContext(ctx, "unix", path)
 	if err != nil {
@@ -65,75 +59,30 @@ func control(ctx context.Context, path string) (*ssh.Client, net.Conn, error) {
 	return ssh.NewClient(conn, chans, reqs), nc, nil
 }
 
-// newMux takes a client over. l is the login whose master it is, or nil.
+// newMux takes a client over, and the login whose master it is.
 func newMux(c Config, client *ssh.Client, nc net.Conn, l *login) *mux {
-	ctx, cancel := context.WithCancel(context.Background())
-	m := &mux{target: c.Target, log: c.Log, client: client, nc: nc, login: l, cancel: cancel, done: make(chan struct{})}
-	if l != nil {
-		m.server = l.track.server
-	}
+	m := &mux{target: c.Target, log: c.Log, server: l.track.server, client: client, nc: nc, login: l, done: make(chan struct{})}
 	m.wg.Go(func() {
 		err := client.Wait()
 		m.finish(fmt.Errorf("the control master is gone: %w", err))
 	})
-	if l != nil {
-		m.wg.Go(func() {
-			<-l.child.done
-			m.finish(nil)
-		})
-	} else {
-		m.wg.Go(func() { m.probe(ctx) })
-	}
+	m.wg.Go(func() {
+		<-l.child.done
+		m.finish(nil)
+	})
 	return m
-}
-
-// probe notices a dead peer behind a control master of the user's, which may
-// have no keepalive: a channel of a type nobody knows is refused by whoever is
-// alive.
-func (m *mux) probe(ctx context.Context) {
-	every, limit := aliveInterval, aliveCount*aliveInterval
-	if t := m.target; t.ServerAliveInterval > 0 {
-		every, limit = t.ServerAliveInterval, t.ServerAliveInterval*time.Duration(max(t.ServerAliveCountMax, 1))
-	}
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		late := time.AfterFunc(limit, func() {
-			m.finish(fmt.Errorf("no answer from %s for %v", destination(m.target), limit))
-		})
-		ch, reqs, err := m.client.OpenChannel("keepalive@towline", nil)
-		late.Stop()
-		if err == nil { // a strange server: it is alive all the same
-			m.wg.Go(func() { ssh.DiscardRequests(reqs) }) // ends with the channel
-			_ = ch.Close()
-			continue
-		}
-		var refused *ssh.OpenChannelError
-		if !errors.As(err, &refused) {
-			return // the connection is over, and its end is told elsewhere
-		}
-	}
 }
 
 // finish ends the connection: because of err, or of what ssh said last.
 func (m *mux) finish(err error) {
 	m.end.Do(func() {
-		m.cancel()
 		_ = m.client.Close()
 		_ = m.nc.Close()
-		if m.login != nil {
-			// Its end is why we are here, unless somebody closed us.
-			m.login.child.stop()
-			if !errors.Is(err, net.ErrClosed) {
-				err = m.login.after.reason(m.login.child.err)
-			}
-			m.login.dir.remove()
+		m.login.child.stop()
+		if !errors.Is(err, net.ErrClosed) { // then ssh's end is why we are here
+			err = m.login.after.reason(m.login.child.err)
 		}
+		m.login.dir.remove()
 		m.mu.Lock()
 		m.err = err
 		m.mu.Unlock()
@@ -176,17 +125,17 @@ func (m *mux) DialTCP(ctx context.Context, addr string) (net.Conn, error) {
 func (m *mux) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	c, err := open(ctx, m, func() (net.Conn, error) { return m.client.Dial(network, addr) })
 	var refused *ssh.OpenChannelError
-	if errors.As(err, &refused) {
-		name, option := destination(m.target), "AllowTcpForwarding"
-		if network == "unix" {
-			option = "AllowStreamLocalForwarding"
-		}
-		if refused.Reason == ssh.Prohibited {
-			return nil, fmt.Errorf("%s does not allow opening %s (%s): %s", name, addr, option, clean(refused.Message))
-		}
-		return nil, fmt.Errorf("%s cannot open %s: %s", name, addr, clean(refused.Message))
+	if !errors.As(err, &refused) {
+		return c, err
 	}
-	return c, err
+	switch said := clean(refused.Message); {
+	case refused.Reason == ssh.Prohibited:
+		return nil, fmt.Errorf("%s does not allow opening %s (AllowTcpForwarding): %s", destination(m.target), addr, said)
+	case network == "unix": // sshd does not tell the one from the other
+		return nil, fmt.Errorf("%s cannot open %s, or AllowStreamLocalForwarding forbids it: %s", destination(m.target), addr, said)
+	default:
+		return nil, fmt.Errorf("%s cannot open %s: %s", destination(m.target), addr, said)
+	}
 }
 
 // forwards says whether the configuration forwards the agent.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,11 +32,9 @@ var ErrRefused = errors.New("the host key was not accepted")
 // failure is what is known when a login did not work.
 type failure struct {
 	target  sshconfig.Target
-	file    string // -F
 	stage   string // where it happened, as far as ssh told
 	hop     string
 	said    []string
-	methods string // what the server would have taken
 	hostKey string // what the server showed
 	err     error  // how ssh ended, or why it was ended
 	silence bool   // it was ended because it said nothing for too long
@@ -46,12 +45,14 @@ type failure struct {
 }
 
 // cause is one way for ssh to fail: a pattern of its words, in English as
-// OpenSSH writes them. An unknown wording leaves the stage progress had reached
-// and the last words as the cause; the patterns add better advice.
+// OpenSSH writes them, and the stage at which they mean that. Later on a server's
+// banner could say the same, to put a command of its choice into our advice. An
+// unknown wording leaves the stage progress had reached and the last words as the
+// cause; the patterns add better advice.
 type cause struct {
+	at    string
 	words *regexp.Regexp
-	stage string // overrides where progress was; "" does not
-	hints func(f failure, m []string) []string
+	hints func(f failure, m []string) []string // nil: see changedKey
 }
 
 func static(hints ...string) func(failure, []string) []string {
@@ -66,40 +67,40 @@ var (
 
 // causes in order of precedence: what comes first explains what follows.
 var causes = []cause{
-	{regexp.MustCompile(`^(.*): line (\d+): Bad configuration option: (.*)$`), remote.StageResolve, func(_ failure, m []string) []string {
+	{remote.StageResolve, regexp.MustCompile(`^(.*): line (\d+): Bad configuration option: (.*)$`), func(_ failure, m []string) []string {
 		return []string{fmt.Sprintf("remove `%s` from %s line %s, or put `IgnoreUnknown %s` above it", m[3], m[1], m[2], m[3])}
 	}},
-	{regexp.MustCompile(`^Bad owner or permissions on (.*)$`), remote.StageResolve, func(_ failure, m []string) []string {
+	{remote.StageResolve, regexp.MustCompile(`^Bad owner or permissions on (.*)$`), func(_ failure, m []string) []string {
 		return []string{"run `chmod 600 " + m[1] + "`, and check that the file is yours"}
 	}},
-	{regexp.MustCompile(`terminating, \d+ bad configuration options`), remote.StageResolve, static("correct the configuration ssh names")},
-	{regexp.MustCompile(`Could not resolve hostname (\S+): `), remote.StageDial, func(f failure, m []string) []string {
+	{remote.StageResolve, regexp.MustCompile(`terminating, \d+ bad configuration options`), static("correct the configuration ssh names")},
+	{remote.StageDial, regexp.MustCompile(`Could not resolve hostname (\S+): `), func(f failure, m []string) []string {
 		return []string{
 			"check HostName for `" + f.hop + "` in ~/.ssh/config, or the spelling of the name",
 			"run `getent hosts " + strings.TrimSuffix(m[1], ":") + "`: if it knows nothing, a VPN or DNS server may be missing",
 		}
 	}},
-	{regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port (\d+): .*refused`), remote.StageDial, func(_ failure, m []string) []string {
+	{remote.StageDial, regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port (\d+): .*refused`), func(_ failure, m []string) []string {
 		return []string{fmt.Sprintf("check that sshd listens on port %s of %s: run `systemctl status ssh` there", m[2], m[1]), "check Port in ~/.ssh/config"}
 	}},
-	{regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port (\d+): .*(?:timed out|[Tt]imeout)`), remote.StageDial, func(_ failure, m []string) []string {
+	{remote.StageDial, regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port (\d+): .*(?:timed out|[Tt]imeout)`), func(_ failure, m []string) []string {
 		return []string{"check that " + m[1] + " is up and that no firewall drops port " + m[2], "raise ConnectTimeout in ~/.ssh/config if the network is slow"}
 	}},
-	{regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port \d+: `), remote.StageDial, func(_ failure, m []string) []string {
+	{remote.StageDial, regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port \d+: `), func(_ failure, m []string) []string {
 		return []string{"check the network or VPN: run `ping " + m[1] + "`"}
 	}},
-	{regexp.MustCompile(`open failed: administratively prohibited`), remote.StageDial, func(f failure, _ []string) []string {
+	{remote.StageDial, regexp.MustCompile(`open failed: administratively prohibited`), func(f failure, _ []string) []string {
 		return []string{"the jump host before " + f.hop + " forbids going on: check AllowTcpForwarding and PermitOpen in its sshd_config"}
 	}},
-	{regexp.MustCompile(`open failed: connect failed: (.*)$`), remote.StageDial, func(f failure, _ []string) []string {
+	{remote.StageDial, regexp.MustCompile(`open failed: connect failed: (.*)$`), func(f failure, _ []string) []string {
 		return []string{"the jump host cannot reach " + f.place() + ": check that it is up, and its name and port as seen from there"}
 	}},
-	{regexp.MustCompile(`REMOTE HOST IDENTIFICATION HAS CHANGED`), remote.StageHostKey, nil}, // see changedKey
-	{regexp.MustCompile(`REVOKED HOST KEY DETECTED`), remote.StageHostKey, static("this key was marked as revoked: ask whoever runs the host for its new key")},
-	{regexp.MustCompile(`^Host key verification failed`), remote.StageHostKey, func(f failure, _ []string) []string {
+	{remote.StageHostKey, regexp.MustCompile(`REMOTE HOST IDENTIFICATION HAS CHANGED`), nil}, // see changedKey
+	{remote.StageHostKey, regexp.MustCompile(`REVOKED HOST KEY DETECTED`), static("this key was marked as revoked: ask whoever runs the host for its new key")},
+	{remote.StageHostKey, regexp.MustCompile(`^Host key verification failed`), func(f failure, _ []string) []string {
 		return []string{"run `ssh " + destination(f.target) + "` in a terminal once to see and accept its key", "or set `StrictHostKeyChecking accept-new` for it in ~/.ssh/config"}
 	}},
-	{regexp.MustCompile(`no matching (.*) found\. Their offer: (.*)$`), remote.StageHostKey, func(_ failure, m []string) []string {
+	{remote.StageHostKey, regexp.MustCompile(`no matching (.*) found\. Their offer: ([A-Za-z0-9@.+-]*)`), func(_ failure, m []string) []string {
 		option := "KexAlgorithms"
 		switch {
 		case strings.HasPrefix(m[1], "host key"):
@@ -109,16 +110,20 @@ var causes = []cause{
 		case strings.HasPrefix(m[1], "MAC"):
 			option = "MACs"
 		}
-		offer, _, _ := strings.Cut(m[2], ",")
-		return []string{"the server is old: set `" + option + " +" + offer + "` for it in ~/.ssh/config if you must"}
+		return []string{"the server is old: set `" + option + " +" + m[2] + "` for it in ~/.ssh/config if you must"}
 	}},
-	{regexp.MustCompile(`Too many authentication failures`), remote.StageAuth, static(
+	{remote.StageAuth, regexp.MustCompile(`Too many authentication failures`), static(
 		"the agent offers too many keys: set `IdentitiesOnly yes` and the right IdentityFile for the host in ~/.ssh/config")},
-	{regexp.MustCompile(`^Permissions 0?\d+ for '(.*)' are too open`), remote.StageAuth, func(_ failure, m []string) []string {
+	{remote.StageAuth, regexp.MustCompile(`^Permissions 0?\d+ for '(.*)' are too open`), func(f failure, m []string) []string {
+		if !slices.Contains(f.target.IdentityFiles, m[1]) { // perhaps not ssh's words
+			return []string{"close the key's file to others: ssh does not use a key others can read"}
+		}
 		return []string{"run `chmod 600 " + m[1] + "`: ssh does not use a key others can read"}
 	}},
-	{regexp.MustCompile(`Permission denied \((.*)\)`), remote.StageAuth, func(f failure, m []string) []string { return deniedHints(f, m[1]) }},
-	{regexp.MustCompile(`^(?:kex_exchange_identification|banner exchange|ssh_exchange_identification): `), remote.StageDial, func(f failure, _ []string) []string {
+	{remote.StageAuth, regexp.MustCompile(`Permission denied \((.*)\)`), func(f failure, m []string) []string { return deniedHints(f, m[1]) }},
+	{remote.StageAuth, regexp.MustCompile(`^(?:Connection (?:closed|reset) by|Received disconnect from) `), static(
+		"the server ended the login: check AllowUsers, MaxAuthTries and its log, or whether fail2ban has banned this address")},
+	{remote.StageDial, regexp.MustCompile(`^(?:kex_exchange_identification|banner exchange|ssh_exchange_identification): `), func(f failure, _ []string) []string {
 		if f.target.ProxyCommand != "" {
 			return []string{"the ProxyCommand did not reach an SSH server: run it by hand: `" + clean(f.target.ProxyCommand) + "`"}
 		}
@@ -132,9 +137,13 @@ var causes = []cause{
 // deniedHints advise on what to try when the server takes none of what it got.
 func deniedHints(f failure, methods string) []string {
 	var hints []string
+	name := destination(f.target)
+	if f.hop != "" {
+		name = f.hop
+	}
 	has := func(m string) bool { return strings.Contains(methods, m) }
 	if has("publickey") {
-		hints = append(hints, "run `ssh-add -l` to see which keys are offered, and `ssh-copy-id "+destination(f.target)+"` to add one to the host")
+		hints = append(hints, "run `ssh-add -l` to see which keys are offered, and `ssh-copy-id "+name+"` to add one to the host")
 	}
 	if has("gssapi") {
 		hints = append(hints, "run `klist`, and `kinit` if there is no ticket")
@@ -145,7 +154,7 @@ func deniedHints(f failure, methods string) []string {
 	case f.asked:
 		hints = append(hints, "check what was typed, and the user name `"+f.target.User+"`")
 	}
-	return append(hints, "run `ssh -v "+destination(f.target)+"` to see what is tried")
+	return append(hints, "run `ssh -v "+name+"` to see what is tried")
 }
 
 // problem explains a failure: at which stage, why, what to type next. It is
@@ -166,15 +175,15 @@ func (f failure) problem() *config.Problem {
 	found := false
 search:
 	for _, c := range causes {
+		if c.at != f.stage && !(c.at == remote.StageResolve && f.stage == remote.StageDial) {
+			continue
+		}
 		for _, line := range f.said {
 			m := c.words.FindStringSubmatch(line)
 			if m == nil {
 				continue
 			}
-			found, e.Cause = true, strings.TrimPrefix(line, "ssh: ")
-			if c.stage != "" {
-				p.Stage = c.stage
-			}
+			found, e.Cause, p.Stage = true, strings.TrimPrefix(line, "ssh: "), c.at
 			if c.hints == nil {
 				e.Cause, p.Hints = changedKey(f)
 			} else {
@@ -210,6 +219,9 @@ func (f failure) unknown(stage string) (string, []string) {
 		return join(fmt.Sprintf("%s does not answer at the SSH level", f.place()), text),
 			[]string{"run `ssh -v " + name + "` to see where it stops", "raise ConnectTimeout in ~/.ssh/config if the network is slow"}
 	case stage == remote.StageShell:
+		if text == "" && f.err != nil {
+			text = f.err.Error()
+		}
 		return join("logged in, but the login shell did not run our command", text), []string{
 			"run `ssh " + name + " /bin/sh -c true`: it must end at once and say nothing",
 			"check ForceCommand in the host's sshd_config, command= in authorized_keys, and the shell's startup files",

@@ -3,6 +3,8 @@ package systemssh
 import (
 	"errors"
 	"io"
+	"os"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -54,6 +56,13 @@ func (p *process) start(m *mux, command string, forward bool) error {
 		// failure: the command runs without one.
 		if err := agent.RequestAgentForwarding(p.s); err != nil {
 			m.log.Info("agent forwarding refused", "error", err)
+		}
+	}
+	for _, e := range sentEnv(m.target, os.Environ()) {
+		name, value, _ := strings.Cut(e, "=")
+		// Not Setenv: that waits for an answer, and no is an answer too.
+		if _, err := p.s.SendRequest("env", false, ssh.Marshal(struct{ Name, Value string }{name, value})); err != nil {
+			return err
 		}
 	}
 	if err := p.s.Start(command); err != nil {

@@ -1,6 +1,7 @@
 package systemssh
 
 import (
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -12,7 +13,7 @@ import (
 // mark is what one line of `ssh -v` tells about progress.
 type mark struct {
 	kind markKind
-	host string // the hop as ssh names it
+	host string // the hop as ssh names it, host or host:port
 	text string // what to tell a person
 	key  string // for markHostKey: "ssh-ed25519 SHA256:…"
 }
@@ -27,7 +28,6 @@ const (
 	markHostNamed                  // host is about to show its key
 	markHostKey                    // it did
 	markNewKeys                    // and it was accepted
-	markMethods                    // text lists the methods the server would take
 	markLoggedIn                   // at host; text is the method
 )
 
@@ -67,9 +67,6 @@ func parseLine(line string) mark {
 	}
 	if rest, ok := after("Authenticating to "); ok {
 		host, _, _ := strings.Cut(rest, " as ")
-		if i := strings.LastIndexByte(host, ':'); i > 0 {
-			host = host[:i]
-		}
 		return mark{kind: markHostNamed, host: host}
 	}
 	if rest, ok := after("Server host key: "); ok {
@@ -78,9 +75,6 @@ func parseLine(line string) mark {
 	if rest, ok := after("Server host certificate: "); ok { // "type SHA256:…, serial …"
 		key, _, _ := strings.Cut(rest, ",")
 		return mark{kind: markHostKey, key: key}
-	}
-	if rest, ok := after("Authentications that can continue: "); ok {
-		return mark{kind: markMethods, text: rest}
 	}
 	if rest, ok := after("Authentication succeeded ("); ok { // before OpenSSH 8.6 or so
 		return mark{kind: markLoggedIn, text: strings.TrimRight(rest, ").")}
@@ -103,8 +97,7 @@ type progress struct {
 	text    string   // what the end of the stage will say
 	hostKey string   // the last one shown
 	server  string   // version of the last server met
-	methods string   // what the last server would take
-	said    []string // what ssh said apart from debug lines, bounded
+	said    []string // what ssh said of this hop apart from debug lines, bounded
 }
 
 // saidLines bounds what is kept of ssh's own words, from the end.
@@ -116,16 +109,24 @@ func newProgress(t sshconfig.Target, last string, emit func(remote.Event), now f
 	return p
 }
 
-// hopName is how the person knows the hop that ssh calls host.
-func (p *progress) hopName(host string) string {
+// hopName is how the person knows the hop whose turn it is. where is ssh's name
+// for it, host:port, or "" when it has not been told.
+func (p *progress) hopName(where string) string {
 	t := p.target
+	port := t.Port
+	if port == 0 {
+		port = 22
+	}
 	switch {
-	case host != "" && (host == t.HostName || host == t.HostKeyAlias), p.passed >= len(t.ProxyJump) && host == "":
+	case where == t.HostName+":"+strconv.Itoa(port):
 		return destination(t)
 	case p.passed < len(t.ProxyJump):
 		return jumpName(t.ProxyJump[p.passed])
-	case host != "":
-		return host
+	case where != "":
+		// A hop nobody mentioned: the jump host's own configuration has a jump.
+		if i := strings.LastIndexByte(where, ':'); i > 0 {
+			return where[:i]
+		}
 	}
 	return destination(t)
 }
@@ -168,10 +169,6 @@ func (p *progress) line(s string) {
 		}
 	case markConnecting:
 		if p.stage == remote.StageDial {
-			if hop := p.hopName(m.host); hop != p.hop { // the first word on who it is
-				p.hop = hop
-				p.emit(remote.Event{Stage: p.stage, Hop: hop})
-			}
 			p.text = m.text
 		}
 	case markBanner:
@@ -187,13 +184,12 @@ func (p *progress) line(s string) {
 			p.done(remote.StageHostKey)
 			p.begin(remote.StageAuth, p.hop)
 		}
-	case markMethods:
-		p.methods = m.text
 	case markLoggedIn:
 		p.text = m.text
 		if p.stage == remote.StageAuth {
 			p.done(remote.StageAuth)
 			p.passed++
+			p.said = nil // a banner of this hop explains nothing of the next
 			if p.hop != destination(p.target) {
 				p.begin(remote.StageDial, p.hopName(""))
 			}

@@ -3,13 +3,16 @@
 // without an agent, a ControlMaster that is alive), or because someone asked.
 //
 // There is one login for everything. Where the platform can, that is a control
-// master: the user's own when it is alive, which is then left as it was found, or
-// a private one on a socket in a folder of mode 0700. Channels are opened through
-// it with OpenSSH's multiplexing proxy (PROTOCOL.mux, MUX_C_PROXY), so commands,
-// unix sockets and TCP addresses of the remote behave exactly as with the
-// in-process client, and no further ssh is run. Where there is no multiplexing
-// (Windows), there is one channel: [Conn.Exec] works once and the dials say why
-// they do not.
+// master (PROTOCOL.mux of OpenSSH), and no further ssh is run:
+//
+//   - The user's own, when it is alive. It is used as ssh itself would use it and
+//     left as it was found. See shared.
+//   - Else a private one, on a socket in a folder of mode 0700, used through its
+//     proxy protocol: commands, unix sockets and TCP addresses of the remote then
+//     behave exactly as with the in-process client. See mux.
+//
+// Where there is no multiplexing (Windows), there is one channel: Exec works once
+// and the dials say why they do not. See single.
 //
 // ssh does the asking through SSH_ASKPASS, which is this program again
 // ([AskpassCommand]): it passes the question to a socket of ours and the answer
@@ -57,6 +60,8 @@ type Config struct {
 	// asked, before the stage it is in has failed. Zero is the target's
 	// ConnectTimeout, or 30 seconds.
 	Patience time.Duration
+
+	beat time.Duration // of shared's heartbeat; tests are faster
 }
 
 // withDefaults fills in what a zero value leaves out.
@@ -69,6 +74,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Events == nil {
 		c.Events = func(remote.Event) {}
+	}
+	if c.beat == 0 {
+		c.beat = aliveInterval
 	}
 	if c.Patience == 0 {
 		c.Patience = max(c.Target.ConnectTimeout, 0)
@@ -95,8 +103,8 @@ func Dial(ctx context.Context, c Config) (remote.Conn, error) {
 		return nil, &config.Problem{Stage: remote.StageDial, Err: err, Hints: []string{"start this program by its full path"}}
 	}
 	if !c.SingleChannel {
-		if m := existing(ctx, c); m != nil {
-			return m, nil
+		if s := existing(ctx, c); s != nil {
+			return s, nil
 		}
 	}
 	r, err := releaseOf(ctx, c.Program)
@@ -112,40 +120,6 @@ func Dial(ctx context.Context, c Config) (remote.Conn, error) {
 		return dialSingle(ctx, l)
 	}
 	return dialMaster(ctx, l)
-}
-
-// MasterAlive says whether a control master of the user answers on the target's
-// ControlPath and may be shared without asking. It is quick, logs in nowhere, and
-// starts nothing.
-func MasterAlive(ctx context.Context, t sshconfig.Target) bool {
-	client, nc, err := users(ctx, t)
-	if err != nil {
-		return false
-	}
-	_, _ = client.Close(), nc.Close()
-	return true
-}
-
-// users connects to the user's own control master. One that asks before it is
-// shared is left alone: the proxy would go past the question.
-func users(ctx context.Context, t sshconfig.Target) (*ssh.Client, net.Conn, error) {
-	if t.ControlPath == "" || t.ControlPath == "none" || t.ControlMaster == "ask" || t.ControlMaster == "autoask" {
-		return nil, nil, os.ErrNotExist
-	}
-	return control(ctx, t.ControlPath)
-}
-
-// existing shares the user's control master, if there is one that lives.
-func existing(ctx context.Context, c Config) *mux {
-	client, nc, err := users(ctx, c.Target)
-	if err != nil {
-		return nil
-	}
-	for _, s := range []string{remote.StageDial, remote.StageHostKey, remote.StageAuth} {
-		c.Events(remote.Event{Stage: s, Hop: destination(c.Target)})
-		c.Events(remote.Event{Stage: s, Hop: destination(c.Target), Done: true, Text: "by the control master at " + clean(c.Target.ControlPath)})
-	}
-	return newMux(c, client, nc, nil)
 }
 
 // dialMaster logs in with a control master of our own.
