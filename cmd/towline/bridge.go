@@ -63,6 +63,8 @@ func runBridge(ctx context.Context, o *bridgeOptions, host string) error {
 	if o.printCommand && o.json || o.install && o.noInstall {
 		return &config.Problem{Stage: "bridge", Err: errors.New("these flags exclude each other"), Hints: []string{"see `towline bridge --help`"}, Exit: config.ExitUsage}
 	}
+	ctx, stop := hangUp(ctx)
+	defer stop()
 	lc, err := o.launcher(host, o.errOut)
 	if err != nil {
 		return err

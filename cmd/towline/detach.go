@@ -9,10 +9,12 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -131,7 +133,7 @@ type detachable struct {
 // path too long, a full disk) is no reason not to open a UI.
 func watchDetach(ctx context.Context, paths config.Paths, u openUI) *detachable {
 	d := &detachable{conns: make(map[net.Conn]struct{})}
-	d.ctx, d.cancel = context.WithCancel(ctx)
+	d.ctx, d.cancel = hangUp(ctx)
 	dir := uiDir(paths)
 	if config.PrivateDir(paths.Runtime) != nil || config.PrivateDir(dir) != nil {
 		return d
@@ -166,6 +168,15 @@ func watchDetach(ctx context.Context, paths config.Paths, u openUI) *detachable 
 		}
 	})
 	return d
+}
+
+// hangUp is a context that ends when the terminal does: a window that is closed
+// leaves as a person would, so that the host does not wait for them to return.
+func hangUp(ctx context.Context) (context.Context, context.CancelFunc) {
+	if signal.Ignored(syscall.SIGHUP) { // nohup
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, syscall.SIGHUP)
 }
 
 // talk serves one `towline detach`. Its connection ends when the UI has.
