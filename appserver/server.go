@@ -53,11 +53,11 @@ type Server struct {
 	sessions  *rpc.Sessions // streams that outlive their connections
 	started   time.Time
 	clients   census
+	release   func() // of the home
 }
 
-// Open opens the state and the listeners, the daemon's own socket first: it is
-// what keeps two daemons off one home. Nothing is accepted before Run. Errors
-// are *config.Problem.
+// Open takes the home, which has one daemon, and opens the listeners and the
+// state. Nothing is accepted before Run. Errors are *config.Problem.
 func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s := &Server{cfg: cfg, started: time.Now(), sessions: rpc.NewSessions(rpc.SessionsConfig{Log: cfg.Log})}
 	defer func() {
@@ -66,6 +66,9 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}()
 	if err := cfg.Paths.Ensure(); err != nil {
+		return nil, err
+	}
+	if s.release, err = cfg.hold(); err != nil {
 		return nil, err
 	}
 	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
@@ -92,8 +95,23 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	return s, nil
 }
 
+func (c Config) hold() (release func(), err error) {
+	release, other, err := c.Paths.Hold()
+	switch {
+	case err == nil:
+		return release, nil
+	case other.PID != 0:
+		return nil, c.another(fmt.Sprintf("pid %d, at %s", other.PID, other.Socket))
+	}
+	return nil, &config.Problem{
+		Stage: "state", Err: fmt.Errorf("take the home %s: %w", c.Paths.Home(), err), Exit: config.ExitConfig,
+		Hints: []string{"set TOWLINE_HOME to a folder on a local disk"},
+	}
+}
+
 // running says what it means when the daemon's own socket cannot be had because
-// a daemon answers there.
+// a daemon answers there: one that another home put its socket to, or an older
+// build.
 func (c Config) running(ctx context.Context, url string, err error) error {
 	if url != "unix://"+c.Paths.Socket() {
 		return err
@@ -103,9 +121,16 @@ func (c Config) running(ctx context.Context, url string, err error) error {
 		return err
 	}
 	_ = other.Close(nil) // only its presence counts
+	return c.another("at " + c.Paths.Socket())
+}
+
+func (c Config) another(which string) error {
 	return &config.Problem{
-		Stage: "daemon", Err: fmt.Errorf("one runs already with the home %s", c.Paths.Home()), Exit: config.ExitUnavailable,
-		Hints: []string{"`towline status` shows it; `towline attach` opens its UI", "for a second one, set TOWLINE_HOME to another folder"},
+		Stage: "daemon", Err: fmt.Errorf("one runs already with the home %s (%s)", c.Paths.Home(), which), Exit: config.ExitUnavailable,
+		Hints: []string{
+			"`towline status` shows it; `towline attach` opens its UI; `towline app-server stop` ends it",
+			"for a second one, set TOWLINE_HOME to another folder",
+		},
 	}
 }
 
@@ -240,6 +265,9 @@ func (s *Server) Close() error {
 	}
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
+	}
+	if s.release != nil {
+		s.release()
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close the daemon: %w", err)

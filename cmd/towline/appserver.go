@@ -68,7 +68,7 @@ func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg
 	// The daemon's own socket is always there.
 	o.listen = slices.DeleteFunc(o.listen, func(l string) bool { return l == stdioURL || l == "unix://" || l == "unix://"+paths.Socket() })
 	if stdio && len(o.listen) == 0 {
-		if s, err := transport.Dial(ctx, "unix://"+paths.Socket()); err == nil {
+		if s, err := transport.Dial(ctx, "unix://"+paths.FindSocket()); err == nil {
 			return relay(ctx, transport.Stdio(os.Stdin, os.Stdout), s)
 		}
 	}

@@ -80,7 +80,7 @@ func attach(ctx context.Context, paths config.Paths, thread protocol.ThreadID, f
 
 // dialDaemon opens a connection to this home's daemon.
 func dialDaemon(ctx context.Context, paths config.Paths) (rpc.Stream, error) {
-	s, err := transport.Dial(ctx, "unix://"+paths.Socket())
+	s, err := transport.Dial(ctx, "unix://"+paths.FindSocket())
 	if err != nil {
 		var p *config.Problem
 		if errors.As(err, &p) {

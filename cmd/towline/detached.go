@@ -66,7 +66,7 @@ func newStart() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := daemonResult{Status: "alreadyRunning", Socket: paths.Socket()}
+			r := daemonResult{Status: "alreadyRunning", Socket: paths.FindSocket()}
 			if started {
 				r.Status, r.Log = "started", paths.Log()
 			}
@@ -217,7 +217,7 @@ func openLog(path string) (*os.File, int64, error) {
 
 // answers is nil when a daemon does.
 func answers(ctx context.Context, paths config.Paths) error {
-	s, err := transport.Dial(ctx, "unix://"+paths.Socket())
+	s, err := transport.Dial(ctx, "unix://"+paths.FindSocket())
 	if err != nil {
 		return err
 	}
@@ -288,31 +288,41 @@ func stopDaemon(ctx context.Context, paths config.Paths) (daemonResult, error) {
 		return none, &config.Problem{Stage: "stop", Err: err, Hints: []string{"wait until the start that is under way has ended"}}
 	}
 	defer unlock()
-	err = answers(ctx, paths)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return none, nil
-	}
-	if err != nil {
+	pid, err := daemonPID(ctx, paths)
+	if pid == 0 {
 		return none, err
 	}
-	st, err := readStatus(ctx, paths)
-	if err != nil {
-		return none, err
-	}
-	if err := terminate(st.PID); err != nil {
-		return none, &config.Problem{Stage: "stop", Err: fmt.Errorf("pid %d: %w", st.PID, err), Exit: config.ExitDenied, Hints: []string{"stop it as the user it runs as"}}
+	if err := terminate(pid); err != nil {
+		return none, &config.Problem{Stage: "stop", Err: fmt.Errorf("pid %d: %w", pid, err), Exit: config.ExitDenied, Hints: []string{"stop it as the user it runs as"}}
 	}
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	for running(st.PID) {
+	for running(pid) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return none, &config.Problem{
-				Stage: "stop", Err: fmt.Errorf("pid %d: %w", st.PID, context.Cause(ctx)),
-				Hints: []string{"`towline status` shows what it does", fmt.Sprintf("end it at once with `kill -9 %d`; its turns are marked as interrupted", st.PID)},
+				Stage: "stop", Err: fmt.Errorf("pid %d: %w", pid, context.Cause(ctx)),
+				Hints: []string{"`towline status` shows what it does", fmt.Sprintf("end it at once with `kill -9 %d`; its turns are marked as interrupted", pid)},
 			}
 		}
 	}
-	return daemonResult{Status: "stopped", PID: st.PID}, nil
+	return daemonResult{Status: "stopped", PID: pid}, nil
+}
+
+// daemonPID is the process to stop; 0 when there is none, or none that can be
+// named.
+func daemonPID(ctx context.Context, paths config.Paths) (int, error) {
+	if h, ok := paths.Holder(); ok && h.PID > 0 { // also when its socket was swept away
+		return h.PID, nil
+	}
+	err := answers(ctx, paths)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	st, err := readStatus(ctx, paths)
+	return st.PID, err
 }

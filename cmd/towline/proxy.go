@@ -50,7 +50,7 @@ func newProxy() *cobra.Command {
 					return err
 				}
 			}
-			return proxy(cmd.Context(), paths.Socket())
+			return proxy(cmd.Context(), paths.FindSocket())
 		},
 	}
 	c.Flags().StringVar(&sock, "sock", "", "`PATH` of another socket than the daemon's own")

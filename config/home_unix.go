@@ -1,0 +1,22 @@
+//go:build unix
+
+package config
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// tryLock takes the lock on f, unless somebody holds it. It is free again when
+// the file is closed, also by the end of the process.
+func tryLock(f *os.File) (held bool, err error) {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	switch {
+	case errors.Is(err, syscall.EWOULDBLOCK):
+		return true, nil
+	case errors.Is(err, syscall.ENOLCK):
+		return false, errors.ErrUnsupported
+	}
+	return false, err
+}
