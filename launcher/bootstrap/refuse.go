@@ -83,7 +83,7 @@ func (t *talk) lost(cause error) error {
 		return p
 	case t.began && errors.Is(cause, errSilent):
 		p.Stage = remote.StageProbe
-		p.Err = fmt.Errorf("the host stopped answering for %v", t.o.ShellTimeout)
+		p.Err = fmt.Errorf("the host stopped answering for %v", t.silence)
 		p.Hints = []string{"see whether the host is busy or a file system hangs: `ssh " + host + " uptime`"}
 		return p
 	case t.began:

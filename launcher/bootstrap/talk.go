@@ -65,10 +65,11 @@ type talk struct {
 	o      Options
 	server string
 
-	quiet  *time.Timer // fires when nothing came for too long
-	unhook func() bool // from the context of start
-	mu     sync.Mutex  // guards why
-	why    error       // why the channel was closed from this side
+	quiet   *time.Timer   // fires when nothing came for too long
+	unhook  func() bool   // from the context of start
+	mu      sync.Mutex    // guards what follows
+	silence time.Duration // that is too long
+	why     error         // why the channel was closed from this side
 
 	wg   sync.WaitGroup // the writer of the script, the reader of stderr
 	once sync.Once
@@ -98,7 +99,7 @@ func start(ctx context.Context, r Remote, o Options, name string, vars []variabl
 
 // listen is for the answers of a process to a script with that nonce.
 func listen(ctx context.Context, p remote.Process, o Options, nonce string) *talk {
-	t := &talk{p: p, mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o}
+	t := &talk{p: p, mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o, silence: o.ShellTimeout}
 	t.quiet = time.AfterFunc(o.ShellTimeout, func() { t.abort(errSilent) })
 	t.unhook = context.AfterFunc(ctx, func() { t.abort(context.Cause(ctx)) })
 	t.r = bufio.NewReaderSize(beating{p.Stdout(), t.beat}, 32<<10)
@@ -192,7 +193,13 @@ func (t *talk) next() (answer, error) {
 			t.abort(errNoise)
 			return answer{}, t.lost(errNoise)
 		}
-		t.began = true
+		if !t.began {
+			t.began = true
+			t.mu.Lock()
+			// The script has deadlines of its own for all it does.
+			t.silence += 2*programsFactor*t.o.ItemTimeout + t.o.EnvTimeout
+			t.mu.Unlock()
+		}
 		key, text, _ := strings.Cut(strings.TrimRight(string(rest), "\r\n"), " ")
 		return answer{key: printable(key), text: strings.TrimSpace(printable(text)), at: at}, nil
 	}
@@ -225,7 +232,7 @@ func (t *talk) beat() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.quiet != nil && t.why == nil {
-		t.quiet.Reset(t.o.ShellTimeout)
+		t.quiet.Reset(t.silence)
 	}
 }
 

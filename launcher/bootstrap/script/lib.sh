@@ -48,16 +48,20 @@ stop() { kill -9 -"$1" 2>/dev/null || kill -9 "$1" 2>/dev/null; }
 
 # within SECONDS COMMAND...: its status, or that of a killed one when it took
 # longer. It reads nothing; its output goes where the caller says.
+#
+# The clock is a program of its own, because some shells keep copies of what they
+# redirected open in what they only fork; and it is waited for, because some
+# report on jobs that were killed.
 within() {
 	tl_wt=$1
 	shift
 	(apart "$@") </dev/null 9>&- &
 	tl_wc=$!
-	(PATH=$tl_tools; sleep "$tl_wt"; stop "$tl_wc") >/dev/null 2>&1 </dev/null 9>&- &
+	PATH=$tl_tools sh -c 'sleep "$1"; kill -9 -"$2" || kill -9 "$2"' sh "$tl_wt" "$tl_wc" </dev/null >/dev/null 2>&1 9>&- &
 	tl_ww=$!
 	wait "$tl_wc" 2>/dev/null
 	tl_wr=$?
-	kill "$tl_ww" 2>/dev/null
+	{ kill -9 "$tl_ww" && wait "$tl_ww"; } 2>/dev/null
 	return $tl_wr
 }
 
@@ -177,7 +181,7 @@ take() {
 		(sleep "$tl_tt"; echo; echo "$tl_k-late"; stop "$tl_tc") &
 		tl_tw=$!
 		wait "$tl_tc"
-		kill "$tl_tw"
+		kill -9 "$tl_tw"
 		echo
 		echo "$tl_k-gone"
 	) & } </dev/null 2>/dev/null 9>&- |

@@ -61,7 +61,7 @@ relay() {
 		printf '%s\n' "$tl_line"
 		[ "$tl_n" = "$tl_all" ] && break
 	done
-	[ -n "$tl_clock" ] && kill "$tl_clock" 2>/dev/null
+	[ -n "$tl_clock" ] && kill -9 "$tl_clock" 2>/dev/null
 	for tl_q in $tl_begun; do
 		case $tl_ended in
 		*" ${tl_q%/*} "*) ;;
