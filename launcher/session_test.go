@@ -74,6 +74,7 @@ func TestStreamsThatComeBackShareOneConnection(t *testing.T) {
 	w.mu.Unlock()
 	w.newest().cut(errors.New("connection reset"))
 	for i, st := range all {
+		waitFor(t, st, func(ls rpc.LinkState) bool { return !ls.Up })
 		send(t, st, fmt.Sprint(i)) // waits in the stream
 	}
 	if s.State().Up {
