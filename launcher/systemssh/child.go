@@ -16,6 +16,7 @@ import (
 const (
 	maxLine    = 4 << 10 // bytes of one line of ssh's stderr
 	stopGrace  = 3 * time.Second
+	stopAgain  = 100 * time.Millisecond
 	afterGrace = time.Second // for those who hold ssh's output open after it ended
 )
 
@@ -66,14 +67,23 @@ func startChild(program string, args, env []string, line func(string), pipes fun
 // stop ends ssh and waits until it is gone.
 func (c *child) stop() {
 	c.once.Do(func() {
-		terminate(c.cmd.Process)
-		t := time.NewTimer(stopGrace)
-		defer t.Stop()
-		select {
-		case <-c.done:
-		case <-t.C:
-			killGroup(c.cmd.Process)
-			_ = c.cmd.Process.Kill()
+		limit := time.NewTimer(stopGrace)
+		defer limit.Stop()
+		// Again and again: a signal that comes just before ssh goes to sleep is
+		// only noticed when it wakes up.
+		again := time.NewTicker(stopAgain)
+		defer again.Stop()
+		for {
+			terminate(c.cmd.Process)
+			select {
+			case <-c.done:
+				return
+			case <-again.C:
+			case <-limit.C:
+				killGroup(c.cmd.Process)
+				_ = c.cmd.Process.Kill()
+				return
+			}
 		}
 	})
 	<-c.done
