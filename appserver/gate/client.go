@@ -21,13 +21,14 @@ const maxAsked = 256
 // client is one attached connection: its identity, what it asked for, and the
 // one path by which anything reaches it.
 type client struct {
-	g   *Gate
-	id  string
-	who Client
-	at  time.Time
-	out *rpc.Outbox
-	end context.CancelCauseFunc // of Serve
-	u   *upstream               // nil while there is no engine
+	g    *Gate
+	id   string
+	who  Client
+	at   time.Time
+	out  *rpc.Outbox
+	end  context.CancelCauseFunc // of Serve
+	u    *upstream               // nil while there is no engine
+	away absentee                // nil for a client that is there or gone
 	// delivering: a message of the engine's was observed and is not put yet.
 	delivering atomic.Bool
 
@@ -76,8 +77,7 @@ func (g *Gate) newClient(who Client, out *rpc.Outbox, end context.CancelCauseFun
 }
 
 // put queues a message for the client. Everything it ever hears goes through
-// here; a resumable stream will number and keep messages at this point. A client
-// that is gone or too slow is Serve's business; it is woken here because the
+// here. A client that is gone or too slow is Serve's business; it is woken here because the
 // write that hangs may take long to give up.
 func (c *client) put(msg []byte) {
 	if err := c.out.Put(msg); errors.Is(err, rpc.ErrSlow) {

@@ -39,11 +39,12 @@
 //
 // # Resumable streams
 //
-// A resumable stream (numbered, acknowledged, replayed after a lost link) will
-// live where a client's identity and outbound path already meet: the client
-// struct outlives its rpc.Stream then, put appends to its replay buffer before
-// the outbox, and Serve of the returning link finds it by id. Nothing upstream
-// of put has to change.
+// A client behind a link that gets cut has a stream that outlives it (package
+// rpc, resume.go): frames are numbered, kept until they are taken, and replayed
+// on the next link. To the gate that is one [Gate.Serve] like any other: it is
+// called once, put goes on while nobody is there, and the client is gone when its
+// session is, because it left, stayed away for too long, or missed more than is
+// kept. What the gate adds is that others see it as away (presence.go).
 //
 // Start reading at [Gate.Serve].
 package gate

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sort"
+	"time"
 
 	"towline/appserver/access"
 	"towline/appserver/protocol"
@@ -40,9 +41,38 @@ func (c *client) presence() protocol.Presence {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.who.Principal
-	return protocol.Presence{
+	out := protocol.Presence{
 		ID: c.id, Kind: string(p.Kind), Name: p.Name, Role: p.Role, Client: c.name, Via: c.who.Via,
 		Thread: c.looking, ConnectedAt: c.at.UnixMilli(),
+	}
+	if c.away != nil {
+		if since, away := c.away.Away(); away {
+			out.AwaySince = since.UnixMilli()
+		}
+	}
+	return out
+}
+
+// absentee is a stream that outlives its link: rpc's resumable one.
+type absentee interface {
+	// Away tells since when there is no link, if there is none; Changed is closed
+	// when that changes.
+	Away() (since time.Time, away bool)
+	Changed() <-chan struct{}
+}
+
+// watchAway lets others see when the client's link comes and goes.
+func (c *client) watchAway(ctx context.Context) {
+	for {
+		changed := c.away.Changed()
+		select {
+		case <-changed:
+			if c.attached() {
+				c.g.presenceChanged()
+			}
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

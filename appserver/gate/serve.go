@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,15 +24,17 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	defer cancel(nil)
 	fs := &flushable{Stream: s}
 	c := g.newClient(who, rpc.NewOutbox(fs), cancel)
-	wrote := make(chan struct{})
-	go func() {
-		defer close(wrote)
-		cancel(c.out.Run(ctx))
-	}()
+	var own sync.WaitGroup
+	own.Go(func() { cancel(c.out.Run(ctx)) })
+	if a, ok := s.(absentee); ok {
+		c.away = a
+		own.Go(func() { c.watchAway(ctx) })
+	}
 	defer func() {
 		c.out.Fail(rpc.ErrClosed)
 		_ = s.Close(context.Cause(ctx)) // the outbox may have told a reason before
-		<-wrote
+		cancel(rpc.ErrClosed)
+		own.Wait()
 	}()
 
 	up, err := g.connect(ctx)

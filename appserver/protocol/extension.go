@@ -57,7 +57,10 @@ type Presence struct {
 	Via         string    `json:"via"`         // "ssh", "unix", "ws", "stdio"
 	Thread      *ThreadID `json:"thread"`      // what it looks at
 	ConnectedAt int64     `json:"connectedAt"` // Unix milliseconds
-	You         bool      `json:"you"`
+	// AwaySince is when the link of a client that will resume was lost, in Unix
+	// milliseconds; absent while it is there.
+	AwaySince int64 `json:"awaySince,omitempty"`
+	You       bool  `json:"you"`
 }
 
 // EngineState says which engine works here and how it is.

@@ -113,7 +113,11 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 		if p.You {
 			continue
 		}
-		line("attached", fmt.Sprintf("%s (%s, %s) by %s, %s", p.Name, p.Role, p.Client, p.Via, time.Since(time.UnixMilli(p.ConnectedAt)).Round(time.Second)))
+		who := fmt.Sprintf("%s (%s, %s) by %s, %s", p.Name, p.Role, p.Client, p.Via, time.Since(time.UnixMilli(p.ConnectedAt)).Round(time.Second))
+		if p.AwaySince != 0 {
+			who += fmt.Sprintf(", its link is down since %s", time.UnixMilli(p.AwaySince).Format(time.TimeOnly))
+		}
+		line("attached", who)
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
