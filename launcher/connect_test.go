@@ -241,6 +241,38 @@ func TestInstallReplacesAnotherVersionOnlyWhenTold(t *testing.T) {
 	}
 }
 
+// Work is never ended for an update: a daemon that is busy goes on, and is worked
+// with as the version it is.
+func TestAnUpdateWaitsForWork(t *testing.T) {
+	for name, tc := range map[string]struct {
+		busy bool
+		err  error
+		want string
+	}{
+		"idle":      {want: "1.2.3"},
+		"busy":      {busy: true, want: "1.0.0"},
+		"no answer": {err: errors.New("it does not stop"), want: "1.0.0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.choice.Candidate.Version, w.choice.Candidate.Socket = "1.0.0", "/run/towline.sock"
+			w.busy = tc.busy
+			if tc.err != nil {
+				w.setFailure("handOver", tc.err)
+			}
+			cfg := w.config()
+			cfg.Install, cfg.Build = InstallAlways, aBuild
+			info := w.connect(cfg).Info()
+			if info.Opened.Version != tc.want {
+				t.Errorf("works with %s", info.Opened.Version)
+			}
+			if notice := info.Choice.Skew.Notice; (tc.want == "1.0.0") != strings.Contains(notice, "towline 1.2.3 is installed on dev") {
+				t.Errorf("notice: %q", notice)
+			}
+		})
+	}
+}
+
 func TestCheckLooksAndAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()

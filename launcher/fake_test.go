@@ -66,6 +66,7 @@ func (w *wire) Close() error { w.cut(net.ErrClosed); return nil }
 type world struct {
 	t        *testing.T
 	sessions *rpc.Sessions
+	busy     bool // the daemon there is at work
 	plain    bool // the host is a stock Codex: streams end with their link
 
 	mu     sync.Mutex
@@ -183,6 +184,10 @@ func (w *world) parts() parts {
 			progress(b.Size/2, b.Size)
 			progress(b.Size, b.Size)
 			return bootstrap.Choice{Action: bootstrap.Start, Candidate: bootstrap.Candidate{Kind: bootstrap.Towline, Version: b.Version}, Why: "just installed"}, w.failure("install")
+		},
+		handOver: func(context.Context, bootstrap.Remote, bootstrap.Report, bootstrap.Choice) (bool, error) {
+			err := w.failure("handOver")
+			return err == nil && !w.busy, err
 		},
 		open: func(_ context.Context, r bootstrap.Remote, _ bootstrap.Report, ch bootstrap.Choice) (rpc.Stream, bootstrap.Opened, error) {
 			w.mu.Lock()

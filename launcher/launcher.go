@@ -85,6 +85,7 @@ type parts struct {
 	install func(ctx context.Context, r bootstrap.Remote, rep bootstrap.Report, b bootstrap.Build, progress func(done, total int64)) (bootstrap.Choice, error)
 	open    openFunc
 
+	handOver func(ctx context.Context, r bootstrap.Remote, rep bootstrap.Report, ch bootstrap.Choice) (bool, error)
 	rollback func(ctx context.Context, r bootstrap.Remote, rep bootstrap.Report) (bootstrap.Choice, error)
 }
 
@@ -116,6 +117,9 @@ func (c Config) withDefaults() Config {
 	}
 	if p.open == nil {
 		p.open = bootstrap.Open
+	}
+	if p.handOver == nil {
+		p.handOver = bootstrap.HandOver
 	}
 	if p.rollback == nil {
 		p.rollback = bootstrap.Rollback
@@ -324,7 +328,31 @@ func (s *Session) put(ctx context.Context, p *progress, conn remote.Conn, rep bo
 			return none, missing(errors.New(why), offer)
 		}
 	}
-	return s.upload(ctx, p, conn, rep, b)
+	next, err := s.upload(ctx, p, conn, rep, b)
+	if err != nil {
+		return none, err
+	}
+	return s.takeOver(ctx, p, conn, rep, ch, next)
+}
+
+// takeOver lets what was just installed take the place of a daemon of another
+// version, as soon as that one has nothing to do. Until then it is joined: work
+// is never ended for an update.
+func (s *Session) takeOver(ctx context.Context, p *progress, conn remote.Conn, rep bootstrap.Report, was, next bootstrap.Choice) (bootstrap.Choice, error) {
+	if was.Action != bootstrap.Join || was.Candidate.Kind != bootstrap.Towline || was.Candidate.Version == next.Candidate.Version {
+		return next, nil
+	}
+	over, err := s.cfg.parts.handOver(ctx, conn, rep.With(s.cfg.options(p.event)), next)
+	if err != nil {
+		p.detail(remote.StageInstall, "the daemon that runs stays: "+err.Error())
+	}
+	if over {
+		p.detail(remote.StageInstall, "the daemon of "+oneLine(was.Candidate.Version)+" had nothing to do and has ended")
+		return next, nil
+	}
+	was.Skew.Notice = oneLine(fmt.Sprintf("towline %s is installed on %s, and takes over once %s, which is at work, has ended: `towline connect %s --install`",
+		next.Candidate.Version, s.cfg.Host, was.Candidate.Version, s.cfg.Host))
+	return was, nil
 }
 
 // nothingThere says in a line what was looked for and not found.

@@ -36,7 +36,7 @@ const (
 
 // daemonResult is what start and stop print with --json. Scripts rely on it.
 type daemonResult struct {
-	Status string `json:"status"` // started, alreadyRunning, stopped, notRunning
+	Status string `json:"status"` // started, alreadyRunning, stopped, notRunning, busy
 	PID    int    `json:"pid,omitempty"`
 	Socket string `json:"socket,omitempty"`
 	Log    string `json:"log,omitempty"`
@@ -82,7 +82,7 @@ func newStart() *cobra.Command {
 }
 
 func newStop() *cobra.Command {
-	var asJSON bool
+	var asJSON, ifIdle bool
 	c := &cobra.Command{
 		Use:     "stop",
 		Short:   "Stop the daemon of this home, if one runs",
@@ -94,6 +94,11 @@ func newStop() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if ifIdle {
+				if busy, pid := isBusy(cmd.Context(), paths); busy {
+					return printResult(cmd.OutOrStdout(), asJSON, daemonResult{Status: "busy", PID: pid})
+				}
+			}
 			r, err := stopDaemon(cmd.Context(), paths)
 			if err != nil {
 				return err
@@ -102,7 +107,17 @@ func newStop() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	c.Flags().BoolVar(&ifIdle, "if-idle", false, "leave it alone while a thread works or waits for somebody")
 	return c
+}
+
+// isBusy reports whether the daemon has work that its end would interrupt.
+func isBusy(ctx context.Context, paths config.Paths) (busy bool, pid int) {
+	st, err := readStatus(ctx, paths)
+	if err != nil {
+		return false, 0
+	}
+	return st.Threads.Working > 0 || st.Threads.Waiting > 0, st.PID
 }
 
 func printResult(out io.Writer, asJSON bool, r daemonResult) error {
@@ -112,6 +127,7 @@ func printResult(out io.Writer, asJSON bool, r daemonResult) error {
 	text := map[string]string{
 		"started": "the daemon is running", "alreadyRunning": "the daemon runs already",
 		"stopped": "the daemon has stopped", "notRunning": "no daemon runs",
+		"busy": "the daemon is at work, and goes on",
 	}[r.Status]
 	if r.PID != 0 {
 		text += fmt.Sprintf(" (pid %d)", r.PID)
