@@ -18,6 +18,7 @@ import (
 	"towline/config/sshconfig"
 	"towline/launcher/remote"
 	"towline/launcher/remote/remotetest"
+	"towline/launcher/sshclient"
 	"towline/launcher/systemssh"
 )
 
@@ -54,21 +55,40 @@ func localAgent(t *testing.T, name string) string {
 	return sock
 }
 
+// dialer is one of the two ways to make a connection.
+type dialer func(ctx context.Context, target sshconfig.Target, file string) (remote.Conn, error)
+
+// eachCarrier runs a test over both.
+func eachCarrier(t *testing.T, test func(t *testing.T, dial dialer)) {
+	t.Run("system ssh", func(t *testing.T) {
+		test(t, func(ctx context.Context, target sshconfig.Target, file string) (remote.Conn, error) {
+			return systemssh.Dial(ctx, systemssh.Config{Target: target, ConfigFile: file})
+		})
+	})
+	t.Run("in process", func(t *testing.T) {
+		test(t, func(ctx context.Context, target sshconfig.Target, _ string) (remote.Conn, error) {
+			return sshclient.Dial(ctx, sshclient.Config{Target: target})
+		})
+	})
+}
+
 // remoteHost is an sshd whose Towline folder is the test's own.
 type remoteHost struct {
 	t    *testing.T
 	d    *remotetest.SSHD
 	home string
+	with dialer
 }
 
-func newRemote(t *testing.T, directives ...string) *remoteHost {
+func newRemote(t *testing.T, with dialer, directives ...string) *remoteHost {
 	t.Helper()
+	remotetest.Program(t, "ssh")
 	home, err := os.MkdirTemp("", "th")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
-	return &remoteHost{t: t, d: remotetest.StartSSHD(t, append(directives, "SetEnv TOWLINE_HOME="+home)...), home: home}
+	return &remoteHost{t: t, with: with, d: remotetest.StartSSHD(t, append(directives, "SetEnv TOWLINE_HOME="+home)...), home: home}
 }
 
 func (r *remoteHost) path() string { return filepath.Join(r.home, "run", "agent.sock") }
@@ -89,7 +109,7 @@ func (r *remoteHost) dial(port int, agent string) (remote.Conn, sshconfig.Target
 	}
 	ctx, cancel := context.WithTimeout(r.t.Context(), remotetest.Bound)
 	defer cancel()
-	c, err := systemssh.Dial(ctx, systemssh.Config{Target: target, ConfigFile: file})
+	c, err := r.with(ctx, target, file)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,8 +173,10 @@ func (r *remoteHost) gone() {
 	}
 }
 
-func TestStablePathOverReconnects(t *testing.T) {
-	r := newRemote(t)
+func TestStablePathOverReconnects(t *testing.T) { eachCarrier(t, stablePath) }
+
+func stablePath(t *testing.T, dial dialer) {
+	r := newRemote(t, dial)
 	relay := remotetest.StartRelay(t, r.d.Addr)
 	agent := localAgent(t, "laptop")
 
@@ -191,8 +213,10 @@ func TestStablePathOverReconnects(t *testing.T) {
 
 // A new connection is there before the old one is known to be dead: the laptop
 // slept, the server still waits for it.
-func TestReconnectBeforeTheOldOneEnds(t *testing.T) {
-	r := newRemote(t)
+func TestReconnectBeforeTheOldOneEnds(t *testing.T) { eachCarrier(t, reconnectFirst) }
+
+func reconnectFirst(t *testing.T, dial dialer) {
+	r := newRemote(t, dial)
 	agent := localAgent(t, "laptop")
 	c, target := r.dial(r.d.Port, agent)
 	first := r.hold(c, target)
@@ -209,8 +233,10 @@ func TestReconnectBeforeTheOldOneEnds(t *testing.T) {
 	r.gone()
 }
 
-func TestTwoClientsShareThePath(t *testing.T) {
-	r := newRemote(t)
+func TestTwoClientsShareThePath(t *testing.T) { eachCarrier(t, twoClients) }
+
+func twoClients(t *testing.T, dial dialer) {
+	r := newRemote(t, dial)
 	a, b := localAgent(t, "laptop"), localAgent(t, "tablet")
 	ca, ta := r.dial(r.d.Port, a)
 	laptop := r.hold(ca, ta)
@@ -243,17 +269,19 @@ func TestTwoClientsShareThePath(t *testing.T) {
 	<-laptop.Done()
 }
 
-func TestOnlyWhereItIsAllowed(t *testing.T) {
+func TestOnlyWhereItIsAllowed(t *testing.T) { eachCarrier(t, onlyAllowed) }
+
+func onlyAllowed(t *testing.T, dial dialer) {
 	agent := localAgent(t, "laptop")
 	t.Run("by the configuration", func(t *testing.T) {
-		r := newRemote(t)
+		r := newRemote(t, dial)
 		c, target := r.dial(r.d.Port, "no")
 		if _, err := Hold(t.Context(), c, Options{Policy: PolicyFor(target, os.Getenv)}); !errors.Is(err, ErrNotAllowed) {
 			t.Errorf("Hold: %v", err)
 		}
 	})
 	t.Run("by the server", func(t *testing.T) {
-		r := newRemote(t, "AllowAgentForwarding no")
+		r := newRemote(t, dial, "AllowAgentForwarding no")
 		c, target := r.dial(r.d.Port, agent)
 		_, err := Hold(t.Context(), c, Options{Policy: PolicyFor(target, os.Getenv)})
 		var p *config.Problem
@@ -268,7 +296,7 @@ func TestOnlyWhereItIsAllowed(t *testing.T) {
 		}
 	})
 	t.Run("by a forced command", func(t *testing.T) {
-		r := newRemote(t, "ForceCommand echo go away")
+		r := newRemote(t, dial, "ForceCommand echo go away")
 		c, target := r.dial(r.d.Port, agent)
 		_, err := Hold(t.Context(), c, Options{Policy: PolicyFor(target, os.Getenv)})
 		var p *config.Problem

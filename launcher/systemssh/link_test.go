@@ -179,6 +179,27 @@ func TestJumpHosts(t *testing.T) {
 	wait(t, "the end of the connection", c.Done())
 }
 
+// A jump host is dialed by an ssh of its own, which remembers by its own rules.
+func TestUnknownJumpHost(t *testing.T) {
+	jump, last := remotetest.StartSSHD(t), remotetest.StartSSHD(t)
+	s := newSetting(t, "box", host("jump", jump, jump.Port)+host("box", last, last.Port)+"  ProxyJump jump\n")
+	p := &person{key: func(q remote.HostKeyQuestion) (remote.Decision, error) {
+		if q.Hop == "jump" {
+			return remote.AcceptSave, nil
+		}
+		return remote.AcceptOnce, nil
+	}}
+	s.Ask = p
+	s.must()
+	if len(p.keys) != 2 || p.keys[0].Hop != "jump" || p.keys[0].Fingerprint != fingerprintOf(t, jump) || p.keys[1].Hop != "box" || p.keys[1].Fingerprint != fingerprintOf(t, last) {
+		t.Errorf("asked %+v", p.keys)
+	}
+	known, err := os.ReadFile(s.known())
+	if err != nil || !bytes.HasPrefix(known, []byte("jump ssh-ed25519 ")) || bytes.Count(known, []byte("\n")) != 1 {
+		t.Errorf("remembered (%v):\n%s", err, known)
+	}
+}
+
 func TestJumpHostFailures(t *testing.T) {
 	jump, last := remotetest.StartSSHD(t), remotetest.StartSSHD(t)
 	closed := remotetest.StartSSHD(t, "AllowTcpForwarding no")

@@ -286,7 +286,7 @@ func (l *login) put(ctx context.Context, q question, to chan<- answered) {
 		}
 	}
 	p.secret.Hop, p.secret.Attempt = hop, attempt
-	once := l.scratch != "" && !jump
+	scratch := l.scratch != "" && !jump // where what ssh remembers is ours to keep
 	go func() { // waited for through the channel
 		a := answered{q: q}
 		switch {
@@ -301,7 +301,7 @@ func (l *login) put(ctx context.Context, q question, to chan<- answered) {
 			}
 			var d remote.Decision
 			d, a.err = ask.HostKey(ctx, p.key)
-			a.reply, a.note = decided(d, once)
+			a.reply, a.note = decided(d, scratch)
 		default:
 			a.reply.Answer, a.err = ask.Secret(ctx, p.secret)
 			a.reply.OK = a.err == nil
@@ -323,13 +323,16 @@ func waitText(p prompt) string {
 	return "waiting for " + strings.TrimRight(p.secret.Prompt, ": ")
 }
 
-// decided turns a decision about a host key into ssh's yes or no.
-func decided(d remote.Decision, once bool) (askReply, func(*login)) {
+// decided turns a decision about a host key into ssh's yes or no. ssh remembers a
+// key it is told to trust, in the scratch file if there is one: then it can be
+// for once.
+func decided(d remote.Decision, scratch bool) (askReply, func(*login)) {
 	yes, no := askReply{Answer: "yes", OK: true}, askReply{Answer: "no", OK: true}
 	switch {
 	case d == remote.AcceptSave:
-		return yes, func(l *login) { l.save = true }
-	case d == remote.AcceptOnce && once:
+		// Without a scratch file, as at a jump host, ssh itself remembers it.
+		return yes, func(l *login) { l.save = l.save || scratch }
+	case d == remote.AcceptOnce && scratch:
 		return yes, nil
 	case d == remote.AcceptOnce:
 		return no, func(l *login) { l.f.refused, l.f.once = true, true }

@@ -30,8 +30,11 @@ const waiter = `/bin/sh -c 'echo %s; IFS= read -r towline_c && exec "${SHELL:-/b
 // noise bounds, in bytes, what a login shell may say before the marker.
 const noise = 1 << 20
 
-// errSingle is why the second thing does not work.
-var errSingle = errors.New("the system ssh carries one channel here, and no forwarding: there is no control master on this machine")
+// Why what needs multiplexing does not work without.
+var (
+	errSingle  = errors.New("the system ssh carries one channel here, which is in use: there is no control master on this machine")
+	errForward = errors.New("the system ssh cannot forward here: there is no control master on this machine")
+)
 
 // single is a connection of one channel.
 type single struct {
@@ -57,7 +60,7 @@ var (
 )
 
 // dialSingle logs in with a command that waits to be told what it is.
-func dialSingle(ctx context.Context, l *login) (remote.Conn, error) {
+func dialSingle(ctx context.Context, l *login) (*single, error) {
 	s := &single{target: l.c.Target, login: l, errs: newSpool(), done: make(chan struct{})}
 	marker := "towline-" + rand.Text()
 	l.last, l.apart = remote.StageShell, s.errs
@@ -191,10 +194,10 @@ func (s *single) Exec(ctx context.Context, command string, _ remote.ExecOptions)
 }
 
 // DialUnix says why it does not work.
-func (s *single) DialUnix(context.Context, string) (net.Conn, error) { return nil, errSingle }
+func (s *single) DialUnix(context.Context, string) (net.Conn, error) { return nil, errForward }
 
 // DialTCP says why it does not work.
-func (s *single) DialTCP(context.Context, string) (net.Conn, error) { return nil, errSingle }
+func (s *single) DialTCP(context.Context, string) (net.Conn, error) { return nil, errForward }
 
 // onlyProcess is the one command of a single.
 type onlyProcess struct{ s *single }

@@ -33,10 +33,10 @@ func TestSingleChannel(t *testing.T) {
 	if _, err := c.Exec(t.Context(), "true", remote.ExecOptions{}); !errors.Is(err, errSingle) {
 		t.Errorf("a second Exec: %v", err)
 	}
-	if _, err := c.DialTCP(t.Context(), "127.0.0.1:22"); !errors.Is(err, errSingle) {
+	if _, err := c.DialTCP(t.Context(), "127.0.0.1:22"); !errors.Is(err, errForward) {
 		t.Errorf("DialTCP: %v", err)
 	}
-	if _, err := c.DialUnix(t.Context(), "/s"); !errors.Is(err, errSingle) {
+	if _, err := c.DialUnix(t.Context(), "/s"); !errors.Is(err, errForward) {
 		t.Errorf("DialUnix: %v", err)
 	}
 	var errs bytes.Buffer
@@ -151,4 +151,59 @@ func TestWaiterUnderManyShells(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestMoreLogins(t *testing.T) {
+	d := remotetest.StartSSHD(t)
+	relay := remotetest.StartRelay(t, d.Addr)
+	s := newSetting(t, "box", host("box", d, relay.Port()))
+	s.knows("box", d)
+	s.SingleChannel, s.MoreLogins = true, true
+	c := s.must()
+	before := len(s.events.stages())
+	for i := range 3 {
+		if out, _, err := remotetest.Run(t, c, fmt.Sprintf("echo %d", i)); out != fmt.Sprintf("%d\n", i) || err != nil {
+			t.Errorf("got %q, %v", out, err)
+		}
+	}
+	if d.Logins() != 3 {
+		t.Errorf("%d logins for 3 commands", d.Logins())
+	}
+	if len(s.events.stages()) != before {
+		t.Error("later logins told of their stages")
+	}
+	select {
+	case <-c.Done():
+		t.Fatalf("a command that ended ended the connection: %v", c.Err())
+	default:
+	}
+	var all []remote.Process
+	for range 2 {
+		p, err := c.Exec(t.Context(), "echo up; cat", remote.ExecOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(p.Stdout(), make([]byte, 3)); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	relay.Cut()
+	wait(t, "the end of the connection", c.Done())
+	for _, p := range all {
+		if err := p.Wait(); err == nil {
+			t.Error("a command ended well on a cut link")
+		}
+	}
+	if _, err := c.Exec(t.Context(), "true", remote.ExecOptions{}); err == nil {
+		t.Error("Exec works on")
+	}
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	c = s.must() // and one nobody uses
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	s.empty()
 }

@@ -12,7 +12,8 @@
 //     behave exactly as with the in-process client. See mux.
 //
 // Where there is no multiplexing (Windows), there is one channel: Exec works once
-// and the dials say why they do not. See single.
+// and the dials say why they do not (see single), unless the caller prefers a
+// login for each command ([Config.MoreLogins]).
 //
 // ssh does the asking through SSH_ASKPASS, which is this program again
 // ([AskpassCommand]): it passes the question to a socket of ours and the answer
@@ -56,6 +57,10 @@ type Config struct {
 	RuntimeDir string
 	// SingleChannel does without multiplexing even where it works.
 	SingleChannel bool
+	// MoreLogins lets Exec log in once more for each command after the first,
+	// where there is no multiplexing. Ask is asked again each time, and a name
+	// that stands for several machines may lead to another one.
+	MoreLogins bool
 	// Patience is how long ssh may say nothing, apart from when a person is being
 	// asked, before the stage it is in has failed. Zero is the target's
 	// ConnectTimeout, or 30 seconds.
@@ -117,7 +122,14 @@ func Dial(ctx context.Context, c Config) (remote.Conn, error) {
 		return nil, err
 	}
 	if c.SingleChannel || !r.multiplexes() {
-		return dialSingle(ctx, l)
+		s, err := dialSingle(ctx, l)
+		switch {
+		case err != nil:
+			return nil, err // not a typed nil
+		case c.MoreLogins:
+			return newSeveral(c, r, s), nil
+		}
+		return s, nil
 	}
 	return dialMaster(ctx, l)
 }
