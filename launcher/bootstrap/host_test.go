@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -168,3 +169,5 @@ func find(rep Report, path string) *Candidate {
 	}
 	return nil
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }

@@ -46,22 +46,29 @@ apart() { exec $tl_setsid "$@"; }
 # stop PID: it and what it started.
 stop() { kill -9 -"$1" 2>/dev/null || kill -9 "$1" 2>/dev/null; }
 
+# alarm SECONDS TEXT PID: after that time prints TEXT, unless empty, and stops PID,
+# unless that is 0. tl_alarm is for calling it off. It is a program of its own,
+# because some shells keep copies of what they redirected open in what they only
+# fork; and it is waited for, because some report on jobs that were killed.
+alarm() {
+	# shellcheck disable=SC2086 # empty or one word
+	PATH=$tl_tools $tl_setsid sh -c 'sleep "$1"
+		[ -z "$2" ] || printf "\n%s\n" "$2"
+		[ "$3" = 0 ] || kill -9 -"$3" || kill -9 "$3"' sh "$1" "$2" "$3" </dev/null 2>/dev/null 9>&- &
+	tl_alarm=$!
+}
+
 # within SECONDS COMMAND...: its status, or that of a killed one when it took
 # longer. It reads nothing; its output goes where the caller says.
-#
-# The clock is a program of its own, because some shells keep copies of what they
-# redirected open in what they only fork; and it is waited for, because some
-# report on jobs that were killed.
 within() {
 	tl_wt=$1
 	shift
 	(apart "$@") </dev/null 9>&- &
 	tl_wc=$!
-	PATH=$tl_tools sh -c 'sleep "$1"; kill -9 -"$2" || kill -9 "$2"' sh "$tl_wt" "$tl_wc" </dev/null >/dev/null 2>&1 9>&- &
-	tl_ww=$!
+	alarm "$tl_wt" '' "$tl_wc" >/dev/null
 	wait "$tl_wc" 2>/dev/null
 	tl_wr=$?
-	{ kill -9 "$tl_ww" && wait "$tl_ww"; } 2>/dev/null
+	{ stop "$tl_alarm" && wait "$tl_alarm"; } 2>/dev/null
 	return $tl_wr
 }
 
@@ -178,10 +185,9 @@ take() {
 			END
 		) &
 		tl_tc=$!
-		(sleep "$tl_tt"; echo; echo "$tl_k-late"; stop "$tl_tc") &
-		tl_tw=$!
+		alarm "$tl_tt" "$tl_k-late" "$tl_tc"
 		wait "$tl_tc"
-		kill -9 "$tl_tw"
+		stop "$tl_alarm"
 		echo
 		echo "$tl_k-gone"
 	) & } </dev/null 2>/dev/null 9>&- |

@@ -31,8 +31,8 @@ ask() {
 
 # asked SECONDS: all questions are put, and have that long.
 asked() {
-	(sleep "$1"; say deadline) &
-	say clock "$!"
+	alarm "$1" "$tl_m deadline" 0
+	say clock "$tl_alarm"
 	say all "$tl_asked"
 }
 
@@ -61,7 +61,7 @@ relay() {
 		printf '%s\n' "$tl_line"
 		[ "$tl_n" = "$tl_all" ] && break
 	done
-	[ -n "$tl_clock" ] && kill -9 "$tl_clock" 2>/dev/null
+	[ -n "$tl_clock" ] && stop "$tl_clock"
 	for tl_q in $tl_begun; do
 		case $tl_ended in
 		*" ${tl_q%/*} "*) ;;
@@ -168,7 +168,6 @@ folder() { # FOLDER FROM
 }
 
 nodes() { # FOLDER: one that holds versions of node
-	set +f
 	tl_i=0
 	for tl_f in "$1"/*/bin; do
 		[ -d "$tl_f" ] || continue
@@ -265,6 +264,7 @@ say end environment
 		# shellcheck disable=SC2086 # split at colons
 		set -- $tl_path
 		IFS=$tl_ifs
+		set +f
 		tl_seen=:
 		tl_num=0
 		for tl_d in "$@"; do
