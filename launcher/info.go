@@ -137,6 +137,11 @@ func Rollback(ctx context.Context, cfg Config) (bootstrap.Choice, error) {
 		return none, p.fail(remote.StageInstall, err)
 	}
 	p.done(remote.StageInstall, oneLine("back to towline "+ch.Candidate.Version))
+	if was, err := cfg.parts.choose(rep, cfg.options(p.event)); err == nil {
+		if _, err := s.takeOver(ctx, p, conn, rep, was, ch); err != nil {
+			return none, err
+		}
+	}
 	s.found = &found{At: time.Now(), Client: cfg.Version, Target: s.identity(), Report: rep, Choice: ch}
 	err = cfg.Memory.Update(cfg.Host, func(h *Host) { h.Found = s.found })
 	if err != nil {
