@@ -235,14 +235,12 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 	defer cancel()
 	ch := f.Choice
 	ch.Env = maps.Clone(s.target.SetEnv)
-	if s.forwards() {
-		ch.ForwardAgent = true
-		if f.Agent != "" {
-			if ch.Env == nil {
-				ch.Env = make(map[string]string)
-			}
-			ch.Env["SSH_AUTH_SOCK"] = f.Agent
+	if f.Agent != "" && s.forwards() {
+		// The stable path, never this connection's own: a daemon outlives it.
+		if ch.Env == nil {
+			ch.Env = make(map[string]string)
 		}
+		ch.Env["SSH_AUTH_SOCK"] = f.Agent
 	}
 	p.begin(remote.StageStart, oneLine(string(ch.Action)+" "+string(ch.Candidate.Kind)))
 	st, opened, err := s.cfg.parts.open(ctx, conn, f.Report.With(s.cfg.options(p.event)), ch)
