@@ -27,7 +27,7 @@ const rawHelloTime = 30 * time.Second
 // other end somebody else has proved to be p: a channel of an SSH connection. It
 // is to such a client what a unix listener is to a local one. rw is closed when
 // it returns, which is when the connection is over; accept may outlive that as
-// for a Listener. An error is a refused or broken handshake, or a broken link.
+// for a Listener. An error is a handshake that was refused or broken off.
 func ServeBytes(ctx context.Context, rw io.ReadWriteCloser, o Options, p access.Principal, via, remote string, accept AcceptFunc) error {
 	o = o.withDefaults()
 	c := &rawConn{ReadWriteCloser: rw, cork: rpc.NewCork(rw), remote: rawAddr(remote)}
@@ -54,7 +54,10 @@ func ServeBytes(ctx context.Context, rw io.ReadWriteCloser, o Options, p access.
 	}
 	slow.Stop()
 	stop() // from here on the end of ctx is the stream's business
-	return o.carry(ctx, rpc.NewWebSocketOn(ws, c.cork), p, via, remote, accept)
+	if err := o.carry(ctx, rpc.NewWebSocketOn(ws, c.cork), p, via, remote, accept); err != nil {
+		o.Log.Debug("link ended", "via", via, "remote", remote, "err", err) // as links do
+	}
+	return nil
 }
 
 func rawUpgrade(w http.ResponseWriter, r *http.Request, o Options) (*websocket.Conn, error) {

@@ -192,7 +192,9 @@ func startDaemon(ctx context.Context, paths config.Paths, project string) (start
 
 // daemonCommand is the daemon as a process of its own: no terminal, no ties to
 // whoever starts it, in the environment of this process. It begins in the
-// person's home folder, since it outlives every other.
+// person's home folder, since it outlives every other. Its umask is the login's:
+// it is that of the commands an agent runs, whose files are the person's. What
+// the daemon itself keeps is made private one by one.
 func daemonCommand(project string) (*exec.Cmd, error) {
 	self, err := selfPath()
 	if err != nil {
