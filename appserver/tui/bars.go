@@ -123,8 +123,13 @@ func (m *model) footer(w int) string {
 		few = fmt.Sprintf("you + %d", n)
 	}
 	for _, facts := range [][]string{
-		{tokens, way, people, "? help"}, {short, way, people, "? help"}, {way, people, "? help"}, {people, "? help"},
-		{way, few, "? help"}, {few, "? help"}, {"? help"},
+		{tokens, way, people, "? help"},
+		{short, way, people, "? help"},
+		{way, people, "? help"},
+		{people, "? help"},
+		{way, few, "? help"},
+		{few, "? help"},
+		{"? help"},
 	} {
 		facts = slices.DeleteFunc(facts, func(s string) bool { return s == "" })
 		if r = strings.Join(facts, "   "); text.Width(l)+text.Width(r)+2 <= free {

@@ -69,11 +69,13 @@ func remoteFake(t *testing.T) *fake {
 func steps(_ context.Context, c Connecting) error {
 	for _, s := range []Step{
 		{Stage: "resolve", Text: "deploy@10.0.1.42:22 via bastion", Done: true, Took: 3 * time.Millisecond},
-		{Stage: "dial", Hop: "bastion"}, {Stage: "dial", Hop: "bastion", Done: true, Took: 20 * time.Millisecond},
+		{Stage: "dial", Hop: "bastion"},
+		{Stage: "dial", Hop: "bastion", Done: true, Took: 20 * time.Millisecond},
 		{Stage: "host key", Hop: "bastion", Text: "host key known", Done: true, Took: time.Millisecond},
 		{Stage: "authenticate", Hop: "bastion", Text: "agent key SHA256:abc offered", Detail: true},
 		{Stage: "authenticate", Hop: "bastion", Text: "agent key accepted", Done: true, Took: 190 * time.Millisecond},
-		{Stage: "dial"}, {Stage: "dial", Done: true, Took: 30 * time.Millisecond},
+		{Stage: "dial"},
+		{Stage: "dial", Done: true, Took: 30 * time.Millisecond},
 		{Stage: "host key", Text: "host key known", Done: true, Took: time.Millisecond},
 		{Stage: "authenticate", Text: "~/.ssh/id_ed25519", Done: true, Took: 160 * time.Millisecond},
 		{Stage: "shell", Text: "zsh", Done: true, Took: 1400 * time.Millisecond},
@@ -391,4 +393,29 @@ func TestConnectWithoutADialIsAnError(t *testing.T) {
 		c.Connect = func(context.Context, Connecting) (Opened, error) { return Opened{}, nil }
 	})
 	s.sees("✘ not connected", "cannot be used")
+}
+
+// A fingerprint that is not wholly on the screen cannot be accepted.
+func TestNothingIsAcceptedUnseen(t *testing.T) {
+	f := remoteFake(t)
+	got := make(chan Decision, 1)
+	l := newLaunch(f, func(ctx context.Context, c Connecting) error {
+		d, err := c.HostKey(ctx, HostKeyQuestion{Hop: "dev-server", Type: "ssh-ed25519", Fingerprint: "SHA256:2kW0p7lXqJm3m1oPq8w5qC0m0Qz3n9d6b4y2x1v0u9s"})
+		got <- d
+		return err
+	})
+	s := start(t, f, 20, 6, l.config)
+	s.sees("make the window", "o accept once")
+	s.decides("a", "o", "<enter>")
+	s.resize(80, 24)
+	s.sees("SHA256:2kW0p7lXqJm3m1oPq8w5qC0m0Qz3n9d6b4y2x1v0u9s")
+	select {
+	case d := <-got:
+		t.Fatalf("accepted unseen: %v", d)
+	default:
+	}
+	s.keys("o")
+	if d := <-got; d != AcceptOnce {
+		t.Errorf("answered %v", d)
+	}
 }

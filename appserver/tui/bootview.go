@@ -32,51 +32,62 @@ func joinLines(lines []string) string { return strings.Join(lines, "\n") }
 func (m *model) drawBoot(w, h int) (lines []string, x, y int) {
 	b, th := m.boot, m.th
 	x = -1
-	head := m.bootHead(w)
+	lines = m.bootHead(w)
 	var foot []string
 	if h > 2 {
 		foot = []string{th.Dim.Render(text.Truncate(" "+m.bootKeys(), w, "…"))}
 	}
-	roomy := h >= 12
+	body := m.stepLines(w)
+	room := max(h-len(lines)-len(foot), 1)
 	var under []string
 	uy := 0
-	if q := b.asking(); q != nil {
+	q := b.asking()
+	switch {
+	case q != nil:
 		if q.since.IsZero() {
 			q.since = m.now()
 		}
-		room := h - 1 - len(foot)
-		if roomy {
-			room -= 4 // the last steps stay in sight
-		}
-		under, x, uy = q.render(th, w, max(room, 1), m.now())
-	} else if b.phase == bootFailed {
+		under, x, uy = q.render(th, w, room, m.now())
+	case b.phase == bootFailed:
 		under = m.failureLines(w)
-		if keep := max(h-1-len(foot)-3, 1); len(under) > keep && !roomy {
-			under = under[:keep]
-		}
 	}
-	if roomy {
-		head = append(head, "")
-		if len(under) > 0 {
+	// An empty line on both sides of the steps, and the last of them in sight,
+	// where there is room for that.
+	air := 0
+	if len(under)+2 < room {
+		lines = append(lines, "")
+		room--
+		if len(under) > 0 && len(body) > 0 {
 			under = append([]string{""}, under...)
 			uy++
+			air = 1
 		}
 	}
-	steps := m.stepLines(w)
-	b.room = max(h-len(head)-len(under)-len(foot), 0)
-	over := max(len(steps)-b.room, 0)
-	b.scroll = max(0, min(b.scroll, over))
-	end := len(steps) - b.scroll
-	lines = append(head, steps[max(end-b.room, 0):end]...)
-	if b.phase == bootFailed && b.asking() == nil {
-		lines = append(lines, under...)
-		lines = fill(lines, h-len(foot))
+	if q != nil {
+		keep := max(room-len(under), 0)
+		b.room = keep
+		body = b.window(body, len(body)-keep, keep)
+		y = len(lines) + len(body) + uy
+		lines = append(append(lines, body...), under...)
 	} else {
-		y = len(lines) + uy
-		lines = append(lines, under...)
-		lines = fill(lines, h-len(foot))
+		auto := len(body) + len(under) - room
+		if len(under) > room {
+			auto = len(body) + air // what went wrong comes first
+		}
+		b.room = room
+		lines = append(lines, b.window(append(body, under...), auto, room)...)
 	}
-	return append(lines, foot...), x, y
+	return append(fill(lines, h-len(foot)), foot...), x, y
+}
+
+// window is the room lines that are in sight: from line auto on, or as far from
+// it as was scrolled.
+func (b *boot) window(lines []string, auto, room int) []string {
+	last := max(len(lines)-room, 0)
+	auto = max(0, min(auto, last))
+	from := max(0, min(auto-b.scroll, last))
+	b.scroll = auto - from
+	return lines[from:min(from+room, len(lines))]
 }
 
 func (m *model) bootHead(w int) []string {
@@ -196,6 +207,9 @@ func (m *model) partLine(p *part, col, w int, now time.Time) string {
 	if w < 50 && strings.HasSuffix(took, " so far") {
 		took = strings.TrimSuffix(took, " so far")
 	}
+	if w < 30 { // which, and how it is
+		return text.Between(" "+ink.Render(glyph)+" "+p.name, th.Dim.Render(took)+" ", w)
+	}
 	left := " " + ink.Render(glyph) + " " + text.Fit(p.name, col) + words
 	return text.Between(left, th.Dim.Render(took)+" ", w)
 }
@@ -227,7 +241,9 @@ func noticeLines(th *theme.Theme, p *part, w int, all bool) (out []string) {
 		}
 	}
 	if !all && len(out) > short {
-		out = append([]string{"   " + th.Border.Render("│") + th.Dim.Render(fmt.Sprintf(" … %d lines before (d details)", len(out)-short+1))}, out[len(out)-short+1:]...)
+		n := len(out) - short + 1
+		more := text.Truncate(fmt.Sprintf(" … %d lines before (d details)", n), max(w-5, 1), "…")
+		out = append([]string{"   " + th.Border.Render("│") + th.Dim.Render(more)}, out[n:]...)
 	}
 	return out
 }

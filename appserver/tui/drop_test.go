@@ -24,7 +24,7 @@ func TestDroppedLinkIsBridged(t *testing.T) {
 	s.sees("Run this command?")
 
 	f.cut(false)
-	s.sees("⟳ unreachable", "⟳ reconnecting (attempt", "typed before the drop", "half an ans")
+	s.sees("⟳ unreachable", "(attempt", "typed before the drop", "half an ans")
 	s.not("Run this command?")
 	// Meanwhile the turn went on; the question still waits.
 	f.reply("thread/resume", opened("t-1", "", turn("u-1", "inProgress", userItem("i1", "go on"), agentItem("m1", "half an answer, whole now"), commandItem("c9", "make", "completed", "built\n"))))

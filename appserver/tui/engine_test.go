@@ -50,7 +50,7 @@ func TestHostThatGoesWhileItsEngineIsAwaited(t *testing.T) {
 	s := start(t, f, 80, 24)
 	s.sees("codex is too old")
 	f.cut(false)
-	s.sees("⟳ unreachable for", "reconnecting (attempt")
+	s.sees("⟳ unreachable for", "(attempt")
 	s.not("codex is too old")
 	s.keys("d")
 	if _, err := s.ends(); err != nil {

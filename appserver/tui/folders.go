@@ -246,7 +246,7 @@ func (f *folders) render(m *model, w, h int) (lines []string, x, y int) {
 		lines = append(lines, th.Border.Render(strings.Repeat("─", w)))
 	}
 	if f.msg != "" {
-		for _, l := range text.Wrap(f.msg, max(w-2, 8)) {
+		for _, l := range text.Wrap(text.CleanLine(f.msg), max(w-2, 8)) {
 			lines = append(lines, " "+th.Warn.Render(l))
 		}
 	}
@@ -269,6 +269,9 @@ func (f *folders) render(m *model, w, h int) (lines []string, x, y int) {
 		lines = append(lines, th.Dim.Render(s))
 	}
 	lines = fill(lines, max(h-1, 1))
+	if y >= h {
+		x, y = -1, 0
+	}
 	keys := " enter work there   → look into   ← up   esc back"
 	if w < 50 {
 		keys = " enter choose  → in  ← up  esc"

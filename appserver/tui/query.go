@@ -24,10 +24,16 @@ type query struct {
 	label      string // before the line
 	hidden     bool   // what is typed is not shown
 	again      bool   // the answer before was wrong
+	need       int    // so many facts have to be seen before a letter but the last answers
+	cut        bool   // they do not fit on the screen
 
 	since  time.Time  // it is on the screen since then; zero before
 	answer chan reply // capacity 1; nobody may wait for it
 }
+
+// mostNeeded is how many facts of a choice have to be seen: what, where to, and
+// how much. The rest is good to know.
+const mostNeeded = 3
 
 type reply struct {
 	choice int
@@ -48,6 +54,7 @@ func hostKeyQuery(q HostKeyQuestion) *query {
 			{"a", "accept and remember"}, {"o", "accept once"}, {"n", "no, stop here"},
 		},
 		values: []int{int(AcceptSave), int(AcceptOnce), int(Refuse)},
+		need:   2,
 	}
 	if q.File != "" {
 		out.facts = append(out.facts, Fact{"kept in", q.File})
@@ -97,6 +104,9 @@ func (q *query) clean() *query {
 		facts = append(facts, Fact{text.CleanLine(f.Name), text.CleanLine(f.Value)})
 	}
 	q.facts = facts
+	if q.need == 0 && !q.typed {
+		q.need = min(len(facts), mostNeeded)
+	}
 	q.answer = make(chan reply, 1)
 	return q
 }
@@ -122,6 +132,9 @@ func (q *query) key(k tea.KeyPressMsg, now time.Time) (done bool) {
 	for i, c := range q.choices {
 		if c.Key != s {
 			continue
+		}
+		if q.cut && i < len(q.choices)-1 {
+			return false
 		}
 		if q.values != nil {
 			i = q.values[i]
@@ -196,22 +209,34 @@ func (q *query) render(th *theme.Theme, w, h int, now time.Time) (lines []string
 	if q.again {
 		head = append(head, th.Warn.Render(text.Truncate("that was not right", in, "…")))
 	}
-	var body []string
+	var about, facts []string
 	for _, p := range q.about {
-		body = append(body, text.Wrap(p, in)...)
+		about = append(about, text.Wrap(p, in)...)
 	}
 	col := 0
 	for _, f := range q.facts {
 		col = max(col, text.Width(f.Name)+2)
 	}
-	for _, f := range q.facts {
-		body = append(body, factLines(th, f, col, in)...)
-	}
 	foot, x, fy := q.foot(th, in, now)
-	if room := h - len(head) - len(foot); len(body) > room {
-		// What can be done, and the facts, matter more than the paragraph.
-		body = body[len(body)-max(room, 0):]
-	} else if room > len(body) && h > 10 {
+	room := max(h-len(head)-len(foot), 0)
+	// What is asked matters more than the paragraph about it.
+	q.cut = false
+	for i, f := range q.facts {
+		ls := factLines(th, f, col, in)
+		if len(facts)+len(ls) > room {
+			q.cut = i < q.need
+			break
+		}
+		facts = append(facts, ls...)
+	}
+	if q.cut {
+		facts = append(facts[:min(len(facts), max(room-1, 0)):len(facts)], th.Warn.Render(text.Truncate("make the window larger to see all of it", in, "…")))
+	}
+	body := append(about, facts...)
+	if len(body) > room {
+		body = facts
+	}
+	if room > len(body) && h > 10 {
 		foot = append([]string{""}, foot...)
 		fy++
 	}
@@ -220,7 +245,7 @@ func (q *query) render(th *theme.Theme, w, h int, now time.Time) (lines []string
 		x, y = x+2, len(head)+len(body)+fy
 	}
 	for i := range lines {
-		lines[i] = bar + lines[i]
+		lines[i] = text.Truncate(bar+lines[i], w, "…")
 	}
 	if cut := len(lines) - h; cut > 0 {
 		lines, y = lines[cut:], y-cut
@@ -231,6 +256,9 @@ func (q *query) render(th *theme.Theme, w, h int, now time.Time) (lines []string
 // factLines is one fact; where the terminal is narrow its value stands below.
 func factLines(th *theme.Theme, f Fact, col, w int) (out []string) {
 	if w < 44 {
+		if n := text.Width(f.Name) + 2; n+text.Width(f.Value) <= w {
+			return []string{th.Dim.Render(f.Name+"  ") + f.Value}
+		}
 		col = 2
 		out = append(out, th.Dim.Render(text.Truncate(f.Name, w, "…")))
 	}
@@ -264,11 +292,14 @@ func (q *query) foot(th *theme.Theme, w int, now time.Time) (lines []string, x, 
 		return text.Flow(words, w), -1, 0
 	}
 	label := q.label + ": "
+	if text.Width(label)+6 > w {
+		label = "› "
+	}
 	shown := strings.Repeat("•", len(q.line)) // what is typed never reaches the terminal
 	if !q.hidden {
 		shown = text.CleanLine(string(q.line))
 	}
-	room := max(w-text.Width(label)-1, 4)
+	room := max(w-text.Width(label)-1, 1)
 	if over := text.Width(shown) - room; over > 0 { // its end is where one types
 		shown = ansi.TruncateLeft(shown, over+1, "…")
 	}

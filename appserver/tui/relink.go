@@ -217,13 +217,14 @@ func (m *model) lostLine(w int) string {
 		fmt.Sprintf(" ⟳ %s unreachable for %s%s · reconnecting (attempt %d, %s)", m.host(), down, why, attempt, try),
 		fmt.Sprintf(" ⟳ %s unreachable for %s · reconnecting (attempt %d, %s)", m.host(), down, attempt, try),
 		fmt.Sprintf(" ⟳ unreachable for %s · reconnecting (attempt %d, %s)", down, attempt, try),
+		fmt.Sprintf(" ⟳ reconnecting after %s (attempt %d, %s)", down, attempt, try),
 		fmt.Sprintf(" ⟳ reconnecting (attempt %d, %s)", attempt, try),
 		fmt.Sprintf(" ⟳ attempt %d, %s ", attempt, try),
 		fmt.Sprintf(" ⟳ attempt %d ", attempt),
 	}
 	for i, s := range facts {
 		k := keys
-		if i > 3 {
+		if i > 4 {
 			k = short
 		}
 		if text.Width(s)+text.Width(k) <= w {

@@ -126,7 +126,7 @@ func TestCutLinkIsABannerAndNothingIsLost(t *testing.T) {
 	got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
 	s.sees("Run this command?")
 	lk.set(LinkState{Attempt: 3, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: io.ErrUnexpectedEOF})
-	s.sees("⟳ unreachable", "reconnecting (attempt 3, next in", "r retry   d detach", "Run this command?")
+	s.sees("⟳ unreachable", "(attempt 3, next in", "r retry   d detach", "Run this command?")
 	s.decides("y")
 	s.sees("not sent: dev-server is unreachable; answer when it is back", "Run this command?")
 	// What happens meanwhile is there after it.
@@ -153,7 +153,7 @@ func TestTypingGoesOnWhileTheLinkIsCut(t *testing.T) {
 	f := remoteFake(t)
 	s, lk := healing1(t, f, 80, 24)
 	lk.set(LinkState{Attempt: 1, NextTry: time.Now().Add(time.Hour), Since: time.Now()})
-	s.sees("reconnecting (attempt 1")
+	s.sees("(attempt 1")
 	s.keys("rewrite it", "<enter>")
 	s.sees("dev-server is unreachable: your text is kept", "› rewrite it", "ctrl+r retry   ctrl+d detach")
 	s.keys("\x12")
@@ -167,7 +167,7 @@ func TestTypingGoesOnWhileTheLinkIsCut(t *testing.T) {
 		t.Errorf("sent %s", got)
 	}
 	lk.set(LinkState{Attempt: 2, Since: time.Now()})
-	s.sees("reconnecting (attempt 2, now)")
+	s.sees("(attempt 2, now)")
 	s.keys("r")
 	<-lk.retries
 	s.keys("d")
@@ -186,7 +186,7 @@ func TestLostSessionIsReadAnewOnce(t *testing.T) {
 	s.sees("an answer")
 	f.reply("thread/resume", opened("t-1", "", turn("u-1", "completed", userItem("i1", "go on"), agentItem("m1", "an answer"), agentItem("m2", "and another"))))
 	lk.set(LinkState{Attempt: 9, Since: time.Now()})
-	s.sees("reconnecting (attempt 9")
+	s.sees("(attempt 9")
 	lk.set(LinkState{Up: true, Since: time.Now()})
 	lk.mu.Lock()
 	inner := lk.Stream
@@ -229,7 +229,7 @@ func TestWakingUpTriesAgainAtOnce(t *testing.T) {
 	s := start(t, f, 80, 24, l.config, func(c *Config) { c.Thread = "t-1" })
 	s.sees("› before")
 	f.cut(false)
-	s.sees("reconnecting (attempt 4") // the next would be seconds away
+	s.sees("(attempt 4") // the next would be seconds away
 	f.mu.Lock()
 	f.down = false
 	f.mu.Unlock()

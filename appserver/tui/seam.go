@@ -77,9 +77,9 @@ type SecretQuestion struct {
 // Question asks a person to choose. There is no default: only a key answers.
 type Question struct {
 	Hop, Title string
-	Text       string // a paragraph under the title, may be ""
-	Facts      []Fact
-	Choices    []Choice // at least one
+	Text       string   // a paragraph under the title, may be ""
+	Facts      []Fact   // the first three are seen before a choice but the last counts
+	Choices    []Choice // at least one; the last one is the safe one
 }
 
 // Fact is one line of a question: what, and its value, which is never cut.
