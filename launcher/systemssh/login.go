@@ -287,7 +287,7 @@ func (l *login) put(ctx context.Context, q question, to chan<- answered) {
 	}
 	p.secret.Hop, p.secret.Attempt = hop, attempt
 	scratch := l.scratch != "" && !jump // where what ssh remembers is ours to keep
-	go func() { // waited for through the channel
+	go func() {                         // waited for through the channel
 		a := answered{q: q}
 		switch {
 		case ask == nil:
