@@ -20,7 +20,7 @@ import (
 	"towline/config"
 )
 
-// proxyProcess is one `towline app-server proxy --start` and its bytes.
+// proxyProcess is one program that carries bytes to a daemon.
 type proxyProcess struct {
 	io.Writer
 	io.Reader
@@ -40,6 +40,7 @@ func (p *proxyProcess) Close() error {
 // journey is a client whose link is such a process.
 type journey struct {
 	t    *testing.T
+	args []string // the program that carries the bytes
 	env  []string
 	peer *rpc.Peer
 
@@ -57,7 +58,7 @@ type journey struct {
 
 func (j *journey) dial(ctx context.Context) (rpc.Stream, error) {
 	// The client under test may redial after the test's context has ended.
-	p := &proxyProcess{cmd: exec.Command("towline", "app-server", "proxy", "--start")}
+	p := &proxyProcess{cmd: exec.Command(j.args[0], j.args[1:]...)}
 	p.cmd.Env, p.cmd.Stderr = j.env, os.Stderr
 	in, err := p.cmd.StdinPipe()
 	if err != nil {
@@ -137,15 +138,22 @@ func (j *journey) Notification(_ context.Context, method string, params json.Raw
 	}
 }
 
-// The process that carries the bytes is killed again and again, while words
-// stream and while a question waits: each word arrives once and in its place,
-// and the answer reaches the agent.
-func TestKilledProxiesLoseNothing(t *testing.T) {
-	dir, err := os.MkdirTemp("/tmp", "tw") // short: a socket lives in it
+// privateHome makes a folder for a daemon's home, short enough for a socket.
+func privateHome(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "tw")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// The process that carries the bytes is killed again and again, while words
+// stream and while a question waits: each word arrives once and in its place,
+// and the answer reaches the agent.
+func TestKilledProxiesLoseNothing(t *testing.T) {
+	dir := privateHome(t)
 	home := filepath.Join(dir, "home")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		t.Fatal(err)
@@ -154,7 +162,6 @@ func TestKilledProxiesLoseNothing(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, "config.toml"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := append(os.Environ(), "TOWLINE_HOME="+home, "HOME="+dir, "XDG_RUNTIME_DIR=")
 	paths, err := config.Locate(func(name string) string { return map[string]string{"TOWLINE_HOME": home}[name] })
 	if err != nil {
 		t.Fatal(err)
@@ -168,9 +175,47 @@ func TestKilledProxiesLoseNothing(t *testing.T) {
 			t.Logf("the daemon said:\n%s", log)
 		}
 	})
+	travel(t, []string{"towline", "app-server", "proxy", "--start"}, append(os.Environ(), "TOWLINE_HOME="+home, "HOME="+dir, "XDG_RUNTIME_DIR="))
+}
 
+// The same through our own SSH door, with the ssh client killed.
+func TestKilledSSHClientsLoseNothing(t *testing.T) {
+	if _, err := exec.LookPath("ssh"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("LACKING in CI: ssh")
+		}
+		t.Skip("SKIPPED, LACKING: ssh")
+	}
+	self, err := exec.LookPath("towline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host := trial{dir: privateHome(t)}
+	if err := host.prepare(); err != nil {
+		t.Fatal(err)
+	}
+	serving, r, err := host.start(t.Context(), self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer serving.stop()
+	if err := host.knowHost(r); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"ssh", "-T"}
+	for _, a := range host.sshArgs(r.SSH) {
+		if a != "-t" {
+			args = append(args, a)
+		}
+	}
+	travel(t, append(args, "app-server", "proxy"), os.Environ())
+}
+
+// travel has three turns over links that do not last.
+func travel(t *testing.T, args, env []string) {
+	t.Helper()
 	j := &journey{
-		t: t, env: env, text: map[string]string{}, final: map[string]string{}, started: map[string]int{}, turns: map[string]int{},
+		t: t, args: args, env: env, text: map[string]string{}, final: map[string]string{}, started: map[string]int{}, turns: map[string]int{},
 		turnDone: make(chan string, 10),
 	}
 	r := rpc.NewResumable(rpc.ResumeOptions{Dial: j.dial})
