@@ -15,7 +15,6 @@ import (
 // that nothing is in the way any more; a daemon that is busy is left alone.
 func HandOver(ctx context.Context, r Remote, rep Report, ch Choice) (over bool, err error) {
 	o := rep.o.withDefaults()
-	ch.Action = Join // as for joining: no login environment, the paths the probe found
 	extra, err := exports(rep, ch)
 	if err != nil {
 		return false, err

@@ -26,7 +26,10 @@ func eachCodex(t *testing.T, f func(t *testing.T, bin string)) {
 		lacking(t, "the real codex: set TOWLINE_TEST_CODEX to its binaries, separated by colons")
 	}
 	for bin := range strings.SplitSeq(list, ":") {
-		t.Run(filepath.Base(filepath.Dir(bin)), func(t *testing.T) { f(t, bin) })
+		t.Run(filepath.Base(filepath.Dir(bin)), func(t *testing.T) {
+			t.Parallel()
+			f(t, bin)
+		})
 	}
 }
 

@@ -18,13 +18,14 @@ import (
 
 // One question that hangs is named and ended; the others are answered.
 func TestAQuestionThatHangsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
 	l := newLocal(t, "bash")
 	l.write(t, "stuck/codex", "#!/bin/sh\nsleep 600 & wait\n", 0o700)
 	l.fake(t, ".local/bin/codex", MinCodex)
 	l.env = []string{"PATH=" + filepath.Join(l.home, "stuck") + ":/usr/bin:/bin"}
 	l.write(t, ".bash_profile", "PATH="+l.env[0][len("PATH="):]+"\n", 0o600)
 	o := options(t)
-	o.ItemTimeout = time.Second
+	o.ItemTimeout = 3 * time.Second
 	rep := probe(t, l, o)
 	if c := find(rep, ".local/bin/codex"); c == nil || c.Version != MinCodex {
 		t.Errorf("found %+v", rep.Candidates)

@@ -196,6 +196,7 @@ func banner(t testing.TB) string {
 }
 
 func TestAccountsWithoutAShell(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct{ shell, directive, want, hint string }{
 		"nologin":    {"/usr/sbin/nologin", "", "no login shell (nologin)", "chsh"},
 		"false":      {"/bin/false", "", "ended without running our script", "echo ok"},
@@ -204,6 +205,7 @@ func TestAccountsWithoutAShell(t *testing.T) {
 		"a git host": {"/bin/sh", "ForceCommand echo 'fatal: git-shell' >&2; exit 128", "for git only", "login shell"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var directives []string
 			if tc.directive != "" {
 				directives = []string{tc.directive}
@@ -221,6 +223,7 @@ func TestAccountsWithoutAShell(t *testing.T) {
 
 // What a host can have, over a real sshd, and what follows.
 func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t)
 	b := build(t, towline(t, "1.2.3"), "1.2.3")
 	options := func(t *testing.T) Options {
@@ -229,6 +232,7 @@ func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
 		return o
 	}
 	t.Run("nothing", func(t *testing.T) {
+		t.Parallel()
 		p := newPerson(t, s, "bash", nil)
 		rep := probe(t, p.local, options(t))
 		ch := choose(t, rep, options(t))
@@ -245,6 +249,7 @@ func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
 		}
 	})
 	t.Run("an old Towline", func(t *testing.T) {
+		t.Parallel()
 		p := newPerson(t, s, "bash", nil)
 		p.place(t, towline(t, "0.9.0"), ".local/bin/towline")
 		rep := probe(t, p.local, options(t))
@@ -259,6 +264,7 @@ func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
 		}
 	})
 	t.Run("a Towline from before windows", func(t *testing.T) {
+		t.Parallel()
 		p := newPerson(t, s, "bash", nil)
 		p.put(t, ".local/bin/towline", "#!/bin/sh\n[ \"$1\" = --version ] && echo 'towline version 0.0.1' && exit\necho 'error: unknown command' >&2; exit 2\n", 0o700)
 		ch := choose(t, probe(t, p.local, options(t)), options(t))
@@ -267,6 +273,7 @@ func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
 		}
 	})
 	t.Run("a read-only home", func(t *testing.T) {
+		t.Parallel()
 		p := newPerson(t, s, "bash", nil)
 		if err := errors.Join(syscall.Mount(p.home, p.home, "", syscall.MS_BIND, ""), syscall.Mount("", p.home, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, "")); err != nil {
 			lacking(t, "the right to mount a file system: "+err.Error())
@@ -299,6 +306,7 @@ func TestWhatIsThereDecidesWhatHappens(t *testing.T) {
 }
 
 func TestNoexecTmpIsReportedAndDoesNotMatter(t *testing.T) {
+	t.Parallel()
 	dir := mounted(t, "mode=1777")
 	if err := errors.Join(syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_NOEXEC, ""), os.Chmod(filepath.Dir(dir), 0o755)); err != nil { //nolint:gosec // others must reach it
 		t.Fatal(err)
@@ -317,6 +325,7 @@ func TestNoexecTmpIsReportedAndDoesNotMatter(t *testing.T) {
 // Two people on one machine: the second never meets the first one's daemon, even
 // where the environment names it and permissions would let them in.
 func TestSecondUserNeverMeetsTheFirstOnesDaemon(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t)
 	first := newPerson(t, s, "bash", nil)
 	second := newPerson(t, s, "bash", map[string]string{
@@ -369,6 +378,7 @@ func TestSecondUserNeverMeetsTheFirstOnesDaemon(t *testing.T) {
 // The real Codex behind a real sshd: started by one connection, it outlives it
 // and serves the next.
 func TestCodexOutlivesTheSSHConnection(t *testing.T) {
+	t.Parallel()
 	eachCodex(t, func(t *testing.T, bin string) {
 		s := startSSHD(t)
 		p := newPerson(t, s, "zsh", map[string]string{

@@ -34,6 +34,7 @@ func resumed(t testing.TB, s rpc.Stream) rpc.Stream {
 // From nothing to a daemon that others join: installed, started with the login
 // environment, found again, and reached by its own program after an update.
 func TestTowlineFromNothingToADaemonThatOthersJoin(t *testing.T) {
+	t.Parallel()
 	s := startSSHD(t)
 	p := newPerson(t, s, "bash", map[string]string{
 		".config/towline/config.toml": rehearsal,
@@ -111,6 +112,19 @@ func TestTowlineFromNothingToADaemonThatOthersJoin(t *testing.T) {
 	c.hangUp()
 	if !strings.Contains(agent, "1.2.3") {
 		t.Errorf("%q answers", agent)
+	}
+
+	// Asked to, it makes room once it has nothing to do.
+	next := install(t, p, rep, build(t, towline(t, "2.0.0"), "2.0.0"))
+	over, err := HandOver(t.Context(), p, rep, next)
+	if err != nil || !over {
+		t.Fatalf("HandOver: %v, %v", over, err)
+	}
+	link, opened = open(t, p.local, rep, next)
+	c, agent = converse(t, resumed(t, link))
+	c.hangUp()
+	if !strings.Contains(agent, "2.0.0") || !opened.Resumable {
+		t.Errorf("then %q answers: %+v", agent, opened)
 	}
 }
 
