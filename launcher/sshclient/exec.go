@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -34,7 +35,7 @@ type (
 // exec starts a command in a channel of its own.
 func (l *link) exec(ctx context.Context, command string, o remote.ExecOptions) (*process, error) {
 	h := l.h
-	ch, reqs, err := l.open(ctx, channelSession, nil)
+	ch, reqs, err := l.openSession(ctx)
 	if err != nil {
 		var refused *ssh.OpenChannelError
 		switch {
@@ -71,6 +72,36 @@ func (l *link) exec(ctx context.Context, command string, o remote.ExecOptions) (
 	}
 	return nil, h.problem(remote.StageShell, errors.New("the server does not run commands for "+h.target.User), "", config.ExitDenied,
 		"see what it says: `ssh "+h.label+" true`")
+}
+
+// sessionRetry is how long, and how often, a server that has no session left is
+// asked again after one of ours: under `MaxSessions 1` a session counts until
+// sshd has seen to its end, a little after we have.
+const (
+	sessionRetry      = 3 * time.Second
+	sessionRetryEvery = 50 * time.Millisecond
+)
+
+// openSession opens the channel of a command.
+func (l *link) openSession(ctx context.Context) (ssh.Channel, <-chan *ssh.Request, error) {
+	again := l.hadSession.Swap(true)
+	for until := time.Now().Add(sessionRetry); ; {
+		ch, reqs, err := l.open(ctx, channelSession, nil)
+		var refused *ssh.OpenChannelError
+		if !again || !errors.As(err, &refused) || refused.Reason == ssh.Prohibited || time.Now().After(until) {
+			return ch, reqs, err
+		}
+		t := time.NewTimer(sessionRetryEvery)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, nil, err
+		case <-l.done:
+			t.Stop()
+			return nil, nil, err
+		}
+	}
 }
 
 // request sends a channel request and waits for the answer, or for ctx.

@@ -29,6 +29,7 @@ type link struct {
 	conn ssh.Conn
 
 	agentAsked atomic.Bool   // an Exec asked for agent forwarding
+	hadSession atomic.Bool   // an Exec opened a session, or tried to
 	agents     chan struct{} // a slot for each agent connection served
 
 	done chan struct{} // closed once conn has ended
