@@ -8,9 +8,11 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"towline/appserver/access"
 	"towline/appserver/protocol"
+	"towline/appserver/rpc"
 	"towline/config"
 )
 
@@ -144,6 +146,29 @@ func TestProxyCommand(t *testing.T) {
 			t.Errorf("%v", got)
 		}
 	})
+}
+
+// What outlives its connection hears that the key was taken away, and not only
+// that the connection is over.
+func TestSecurityRevocationReachesWhatOutlivesTheConnection(t *testing.T) {
+	began, why := make(chan struct{}), make(chan error, 1)
+	h := start(t, func(c *Config) {
+		c.Limits.Recheck = 10 * time.Millisecond
+		c.WebSocket = func(ctx context.Context, _ io.ReadWriteCloser, _ access.Principal, _ string) error {
+			close(began)
+			<-ctx.Done()
+			why <- context.Cause(ctx)
+			return nil
+		}
+	})
+	s, err := h.dial().NewSession()
+	must(t, err)
+	must(t, s.Start("app-server proxy"))
+	wait(t, "the session", began)
+	h.authorize(newKey(t).line("somebody else"))
+	if err := wait(t, "the end", why); !errors.Is(err, rpc.ErrExpelled) {
+		t.Errorf("it ended with %v", err)
+	}
 }
 
 // A terminal in front of the protocol changes no byte of it; the person gets a

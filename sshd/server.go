@@ -27,6 +27,7 @@ import (
 	"charm.land/wish/v2"
 	gossh "golang.org/x/crypto/ssh"
 
+	"towline/appserver/rpc"
 	"towline/config"
 	"towline/sshd/auth"
 	"towline/sshd/session"
@@ -42,9 +43,15 @@ const maxRefusedLogins = 60
 // Why the server ends a session, for context.Cause. The client reads them.
 var (
 	ErrStopping = errors.New("the host is stopping")
-	ErrRevoked  = errors.New("your access to this host was changed or removed")
+	ErrRevoked  = error(revokedError{})
 	ErrSilent   = errors.New("nothing was heard from the client")
 )
+
+// revokedError ends what outlives connections, too.
+type revokedError struct{}
+
+func (revokedError) Error() string        { return "your access to this host was changed or removed" }
+func (revokedError) Is(target error) bool { return target == rpc.ErrExpelled }
 
 // Server is an open SSH front door.
 type Server struct {

@@ -90,6 +90,11 @@ var ErrLost = errors.New("the session is lost")
 // shown in LinkState.Err and tried again slowly.
 var ErrRefused = errors.New("refused")
 
+// ErrExpelled, as the cause of the context of [Sessions.Serve], ends the session
+// with the link: whoever is there has lost the right to be. What they said and
+// nobody has read yet is not read any more.
+var ErrExpelled = errors.New("expelled")
+
 // LostError is how a resumable stream ends when messages may not have arrived.
 // It matches [ErrLost].
 type LostError struct {

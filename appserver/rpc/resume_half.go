@@ -344,6 +344,19 @@ func (h *half) lose(why string) bool {
 	return h.loseLocked(why)
 }
 
+// expel is lose, and forgets what has arrived: whoever said it has lost the right
+// to. Only over the link l; a later one has its own say.
+func (h *half) expel(l *link, why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.lk != nil && h.lk != l {
+		return
+	}
+	h.loseLocked(why)
+	h.in, h.part, h.inBytes = nil, nil, 0
+	h.wakeReader()
+}
+
 func (h *half) loseLocked(why string) bool {
 	if h.ended != nil {
 		return false

@@ -145,7 +145,7 @@ func (s *Sessions) every() []*session {
 // stream is closed when it returns. Its context ends with Run's.
 //
 // When ctx ends nothing more is taken from the link, and it has two seconds to
-// tell what there is to tell.
+// tell what there is to tell. With [ErrExpelled] as the cause the session ends too.
 func (s *Sessions) Serve(ctx context.Context, st Stream, owner string, accept func(context.Context, Stream)) error {
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -164,6 +164,9 @@ func (s *Sessions) Serve(ctx context.Context, st Stream, owner string, accept fu
 	x.linger(-1)
 	defer context.AfterFunc(ctx, func() {
 		x.deafen(l)
+		if errors.Is(context.Cause(ctx), ErrExpelled) {
+			x.expel(l, "access to this host was changed or removed")
+		}
 		t := time.NewTimer(closeTime)
 		defer t.Stop()
 		select {

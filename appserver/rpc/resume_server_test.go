@@ -486,6 +486,44 @@ func TestNothingIsTakenFromALinkWhoseTimeIsOver(t *testing.T) {
 	})
 }
 
+// A key that is revoked takes its session along: what was sent ahead is not acted
+// on, and nobody finds the session again.
+func TestSecurityRevocationEndsTheSessionAndItsQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var read []string
+		busy, over := make(chan struct{}), make(chan struct{})
+		accept := func(ctx context.Context, s Stream) {
+			defer close(over)
+			for {
+				b, err := s.Read(ctx)
+				if err != nil {
+					return
+				}
+				read = append(read, string(b))
+				<-busy // a turn
+			}
+		}
+		g := newRig(t, SessionsConfig{}, accept)
+		c, s, _ := wires(-1, -1)
+		ctx, revoke := context.WithCancelCause(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- g.sessions.Serve(ctx, newFramed(s), "ana/admin", g.accept) }()
+		h := hand{t, newFramed(c)}
+		h.say(opening).hear("w 0 0").say("m 1 0 one", "m 2 0 two", "m 3 0 three", "c 4 0 fo").hear("a 1")
+		synctest.Wait()
+		revoke(fmt.Errorf("the key is gone: %w", ErrExpelled))
+		h.hear("e lost 1 access to this host was changed or removed").gone()
+		<-ended
+		close(busy)
+		<-over
+		if len(read) != 1 {
+			t.Errorf("read %q after the revocation", read[1:])
+		}
+		g.accept = echoStream
+		g.hand().say(resuming + "0 0").hear(unknown).gone()
+	})
+}
+
 func TestPanicEndsOneSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, SessionsConfig{}, func(ctx context.Context, s Stream) {
