@@ -190,7 +190,7 @@ func TestPlainCodexJoinsTheDaemon(t *testing.T) {
 		ours := h.Attach(100, 30)
 		ours.Wait("run sleep 1000") // in the list of threads
 		ours.Keys("Enter")
-		ours.Wait(askCommand)
+		ours.Wait(askCommand, "d deny")
 		ours.Keys("d")
 		term.WaitGone("Would you like to run the following command?")
 		if n := managedDaemons(t, env); n != 0 {

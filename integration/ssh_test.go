@@ -20,8 +20,12 @@ import (
 // see (shared with docs), so a change here is a change for them.
 const (
 	askCommand = "Run this command?"
-	askFile    = "Apply this change?"
-	byRote     = "rehearsal"
+	// answerNow and denyNow are shown once the question takes keys: one that has
+	// just come up does not, because somebody may be typing.
+	answerNow = "y run"
+	denyNow   = "r deny with a reason"
+	askFile   = "Apply this change?"
+	byRote    = "rehearsal"
 )
 
 // What a person can do over a plain ssh, in one session.
@@ -34,7 +38,7 @@ func TestSSHJourney(t *testing.T) {
 	term.Wait("Rehearsal model")
 
 	say(term, "run touch approved.txt outside the sandbox")
-	term.Wait(askCommand, "touch approved.txt")
+	term.Wait(askCommand, "touch approved.txt", answerNow)
 	term.Keys("y")
 	term.WaitGone(askCommand)
 	term.Wait("ended well")
@@ -69,7 +73,7 @@ func TestDenyWithAReason(t *testing.T) {
 	term := h.Attach(90, 28)
 	term.Wait(byRote)
 	say(term, "run touch denied.txt outside the sandbox")
-	term.Wait(askCommand)
+	term.Wait(askCommand, denyNow)
 	term.Keys("r")
 	term.Wait("reason")
 	term.Type("use the staging host")
@@ -136,7 +140,7 @@ func TestDropTheLinkAndReturn(t *testing.T) {
 		first.Wait("[exit")
 
 		second := h.Attach(90, 28)
-		second.Wait(askCommand, "touch later.txt")
+		second.Wait(askCommand, "touch later.txt", answerNow)
 		second.Keys("y")
 		second.Wait("ended well")
 
@@ -172,7 +176,7 @@ func TestCutTheConnectionAndReturn(t *testing.T) {
 	link.Cut()
 	term.Wait("[exit 255]")
 	again := h.Attach(90, 28)
-	again.Wait(askCommand, "touch across.txt")
+	again.Wait(askCommand, "touch across.txt", answerNow)
 	again.Keys("y")
 	again.Wait("ended well")
 }
@@ -216,7 +220,7 @@ func TestThreeAtOnce(t *testing.T) {
 		}
 
 		say(two, "run echo from-the-tablet outside the sandbox")
-		one.Wait(askCommand)
+		one.Wait(askCommand, answerNow)
 		three.Wait("Would you like to run the following command?")
 		one.Keys("y")
 		three.WaitGone("Would you like to run the following command?")
