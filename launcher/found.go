@@ -1,6 +1,8 @@
 package launcher
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"time"
 
@@ -57,7 +59,9 @@ func (f *found) unstarted() *found {
 }
 
 // identity is what must be unchanged for a found to fit: the account, and what
-// was asked for there.
+// was asked for there. It is kept on disk, so it tells nothing: a proxy command
+// may hold what is nobody's business.
 func identity(t sshconfig.Target, o bootstrap.Options) string {
-	return strings.Join([]string{t.User, t.HostName, itoa(t.Port), strings.Join(t.ProxyJump, ","), t.ProxyCommand, o.InstallDir, o.Pin}, "\x00")
+	sum := sha256.Sum256([]byte(strings.Join([]string{t.User, t.HostName, itoa(t.Port), strings.Join(t.ProxyJump, ","), t.ProxyCommand, o.InstallDir, o.Pin}, "\x00")))
+	return hex.EncodeToString(sum[:16])
 }
