@@ -264,6 +264,29 @@ func TestChangedHostKey(t *testing.T) {
 	}
 }
 
+// StrictHostKeyChecking no is about hosts nobody has met. With either client a key
+// that changed stops the connection.
+func TestSecurityChangedHostKeyStopsWithoutStrictChecking(t *testing.T) {
+	d, old := remotetest.StartSSHD(t), remotetest.StartSSHD(t)
+	loose := strings.ReplaceAll(host("box", d, d.Port), "StrictHostKeyChecking ask", "StrictHostKeyChecking no")
+	s := newSetting(t, "box", loose)
+	s.knows("box", old)
+	s.Ask = &person{}
+	c, err := s.dial()
+	if err == nil {
+		_ = c.Close()
+		t.Fatal("connected to a host whose key has changed")
+	}
+	if text := explained(t, err, remote.StageHostKey); !strings.Contains(text, "has changed") {
+		t.Errorf("got:\n%s", text)
+	}
+	if d.Logins() > 0 {
+		t.Error("and logged in")
+	}
+	// A host nobody has met is still taken as it is.
+	newSetting(t, "box", loose).must()
+}
+
 func fingerprintOf(t *testing.T, d *remotetest.SSHD) string {
 	t.Helper()
 	pub, err := os.ReadFile(d.HostKey + ".pub")

@@ -273,3 +273,55 @@ func TestABannerGivesNoAdvice(t *testing.T) {
 		t.Errorf("stage %s, hints %q", p.Stage, p.Hints)
 	}
 }
+
+// The words of a jump host, or of an ssh that is a ProxyCommand, come on the same
+// stream as ssh's own, at any stage.
+func TestSecurityNobodyElsePutsACommandIntoAdvice(t *testing.T) {
+	evil := "$(touch${IFS}/tmp/owned);touch /tmp/owned #`id`"
+	target := sshconfig.Target{Alias: "a", HostName: "h", Port: 2222, UserKnownHosts: []string{"/home/ada/.ssh/known_hosts"}}
+	for stage, said := range map[string][][]string{
+		remote.StageDial: {
+			{"Bad owner or permissions on /x" + evil},
+			{"ssh: Could not resolve hostname x" + evil + ": Name or service not known"},
+			{"ssh: connect to host x" + strings.ReplaceAll(evil, " ", "") + " port 22: Network is unreachable"},
+		},
+		remote.StageHostKey: {
+			{"@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", "Offending ED25519 key in /dev/tty:1", `ssh-keygen -f "/x" -R "h"; ` + evil},
+			{"@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", `ssh-keygen -f "/home/ada/.ssh/known_hosts" -R "` + evil + `"`},
+			{"@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", `ssh-keygen -f "/home/ada/.ssh/authorized_keys" -R "h"`},
+		},
+	} {
+		for _, lines := range said {
+			p := failure{target: target, stage: stage, hop: "a", said: lines}.problem()
+			for _, hint := range p.Hints {
+				_, command, ok := strings.Cut(hint, "`")
+				if !ok {
+					continue
+				}
+				command = command[:strings.LastIndex(command, "`")]
+				words, err := exec.Command("/bin/sh", "-c", "f() { for w; do printf '%s\\n' \"$w\"; done; }; f "+command).Output()
+				if err != nil || strings.Contains(hint, "authorized_keys") ||
+					strings.Contains(command, "touch") && !strings.Contains(string(words), strings.ReplaceAll(evil, " ", "")[:24]) {
+					t.Errorf("%q gives the advice %q: %v", lines, hint, err)
+				}
+			}
+			if stage == remote.StageHostKey && !strings.Contains(strings.Join(p.Hints, " "), "ssh-keygen -R '[h]:2222'") {
+				t.Errorf("no way to mend it in %q", p.Hints)
+			}
+		}
+	}
+}
+
+// A server may ask anything after ssh's "(user@host)". It is not ssh that asks.
+func TestSecurityAServerCannotAskAboutAHostKey(t *testing.T) {
+	question := "The authenticity of host 'bank (10.0.0.1)' can't be established.\nED25519 key fingerprint is SHA256:5uDITovYZH85BfnxOwW8Pc/tae/HRcX9BSPpWHVcOqE.\n" +
+		"Are you sure you want to continue connecting (yes/no/[fingerprint])? "
+	if p := parsePrompt(question, ""); p.kind != promptHostKey {
+		t.Fatalf("ssh's own question is %+v", p)
+	}
+	for _, text := range []string{"(ada@box) " + question, "(ada@box) \n" + question, "Password:\n" + question} {
+		if p := parsePrompt(text, ""); p.kind == promptHostKey {
+			t.Errorf("%q is taken for ssh's question", text)
+		}
+	}
+}

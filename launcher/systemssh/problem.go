@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/crypto/ssh/knownhosts"
+
 	"towline/config"
 	"towline/config/sshconfig"
 	"towline/launcher/remote"
@@ -62,8 +64,18 @@ func static(hints ...string) func(failure, []string) []string {
 var (
 	offending = regexp.MustCompile(`^(?:Offending|Offending key for IP in) ?(\S+)?(?: key)?(?: in)? ?(\S.*):(\d+)$`)
 	sentKey   = regexp.MustCompile(`^(SHA256:[A-Za-z0-9+/]{43})\.?$`)
-	removeCmd = regexp.MustCompile(`^ssh-keygen -f .* -R .*$`)
+	removeCmd = regexp.MustCompile(`^ssh-keygen -f ["']([A-Za-z0-9_./@%+,:=-]+)["'] -R ["']([A-Za-z0-9_.:@%\[\]-]+)["']$`)
+	bareWord  = regexp.MustCompile(`^[A-Za-z0-9_./@%+,:=-]+$`)
 )
+
+// word is s as one word of a command to type: what ssh repeats may be the words of
+// a jump host or a proxy, who must not get theirs into our advice.
+func word(s string) string {
+	if bareWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
 
 // causes in order of precedence: what comes first explains what follows.
 var causes = []cause{
@@ -71,13 +83,13 @@ var causes = []cause{
 		return []string{fmt.Sprintf("remove `%s` from %s line %s, or put `IgnoreUnknown %s` above it", m[3], m[1], m[2], m[3])}
 	}},
 	{remote.StageResolve, regexp.MustCompile(`^Bad owner or permissions on (.*)$`), func(_ failure, m []string) []string {
-		return []string{"run `chmod 600 " + m[1] + "`, and check that the file is yours"}
+		return []string{"run `chmod 600 " + word(m[1]) + "`, and check that the file is yours"}
 	}},
 	{remote.StageResolve, regexp.MustCompile(`terminating, \d+ bad configuration options`), static("correct the configuration ssh names")},
 	{remote.StageDial, regexp.MustCompile(`Could not resolve hostname (\S+): `), func(f failure, m []string) []string {
 		return []string{
 			"check HostName for `" + f.hop + "` in ~/.ssh/config, or the spelling of the name",
-			"run `getent hosts " + strings.TrimSuffix(m[1], ":") + "`: if it knows nothing, a VPN or DNS server may be missing",
+			"run `getent hosts " + word(strings.TrimSuffix(m[1], ":")) + "`: if it knows nothing, a VPN or DNS server may be missing",
 		}
 	}},
 	{remote.StageDial, regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port (\d+): .*refused`), func(_ failure, m []string) []string {
@@ -87,7 +99,7 @@ var causes = []cause{
 		return []string{"check that " + m[1] + " is up and that no firewall drops port " + m[2], "raise ConnectTimeout in ~/.ssh/config if the network is slow"}
 	}},
 	{remote.StageDial, regexp.MustCompile(`^(?:ssh: )?connect to (?:host|address) (\S+) port \d+: `), func(_ failure, m []string) []string {
-		return []string{"check the network or VPN: run `ping " + m[1] + "`"}
+		return []string{"check the network or VPN: run `ping " + word(m[1]) + "`"}
 	}},
 	{remote.StageDial, regexp.MustCompile(`open failed: administratively prohibited`), func(f failure, _ []string) []string {
 		return []string{"the jump host before " + f.hop + " forbids going on: check AllowTcpForwarding and PermitOpen in its sshd_config"}
@@ -118,7 +130,7 @@ var causes = []cause{
 		if !slices.Contains(f.target.IdentityFiles, m[1]) { // perhaps not ssh's words
 			return []string{"close the key's file to others: ssh does not use a key others can read"}
 		}
-		return []string{"run `chmod 600 " + m[1] + "`: ssh does not use a key others can read"}
+		return []string{"run `chmod 600 " + word(m[1]) + "`: ssh does not use a key others can read"}
 	}},
 	{remote.StageAuth, regexp.MustCompile(`Permission denied \((.*)\)`), func(f failure, m []string) []string { return deniedHints(f, m[1]) }},
 	{remote.StageAuth, regexp.MustCompile(`^(?:Connection (?:closed|reset) by|Received disconnect from) `), static(
@@ -252,12 +264,14 @@ func (f failure) place() string {
 // written, and how to be rid of it.
 func changedKey(f failure) (string, []string) {
 	var file, line, sent, remove string
+	// A file that is none of ours is not ssh's word.
+	ours := slices.Concat(f.target.UserKnownHosts, f.target.GlobalKnownHosts)
 	for _, s := range f.said {
-		if m := offending.FindStringSubmatch(s); m != nil && file == "" {
+		if m := offending.FindStringSubmatch(s); m != nil && file == "" && slices.Contains(ours, m[2]) {
 			file, line = m[2], m[3]
 		} else if m := sentKey.FindStringSubmatch(s); m != nil {
 			sent = m[1]
-		} else if removeCmd.MatchString(s) && remove == "" {
+		} else if m := removeCmd.FindStringSubmatch(s); m != nil && remove == "" && slices.Contains(ours, m[1]) {
 			remove = s
 		}
 	}
@@ -275,7 +289,7 @@ func changedKey(f failure) (string, []string) {
 		text += " (" + file + ":" + line + ")"
 	}
 	if remove == "" {
-		remove = "ssh-keygen -R " + strings.TrimSuffix(f.target.HostName, ".")
+		remove = "ssh-keygen -R " + word(knownhosts.Normalize(knownName(f.target)))
 	}
 	return text, []string{
 		"ask whoever runs the host whether its key was changed: if it was not, someone may be in between",

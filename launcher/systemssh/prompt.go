@@ -76,6 +76,10 @@ func parsePrompt(text, hint string) prompt {
 // hostKeyPrompt reads the one question whose answer is worth a screen of its own.
 func hostKeyPrompt(lines []string) (prompt, bool) {
 	p := prompt{kind: promptHostKey}
+	// What a server asks has "(user@host)" before it, and any lines it likes after.
+	if len(lines) == 0 || !authenticity.MatchString(lines[0]) {
+		return prompt{}, false
+	}
 	for _, l := range lines {
 		if m := authenticity.FindStringSubmatch(l); m != nil {
 			p.key.Address = m[1]
