@@ -263,3 +263,34 @@ func TestCodexWithoutADaemonSaysThatACutEndsTheTurn(t *testing.T) {
 		within(t, "the child to end", func() bool { return len(l.processes("app-server")) == 0 })
 	})
 }
+
+// Homes with blanks and quotes in their names exist.
+func TestHomeWithAnAwkwardName(t *testing.T) {
+	eachCodex(t, func(t *testing.T, bin string) {
+		l := codexHost(t, bin)
+		awkward := filepath.Join(t.TempDir(), "it's $HOME; a  \"home\" \\ `id`*")
+		if err := os.Rename(l.home, awkward); err != nil {
+			t.Fatal(err)
+		}
+		l.home = awkward
+		t.Cleanup(func() { l.endAll(t) })
+		rep := probe(t, l, options(t))
+		ch := choose(t, rep, options(t))
+		if ch.Action != Start || ch.Candidate.Path != filepath.Join(awkward, ".local/bin/codex") {
+			t.Fatalf("chose %+v", ch)
+		}
+		s, opened := open(t, l, rep, ch)
+		if !opened.Started {
+			t.Errorf("opened %+v", opened)
+		}
+		c, _ := converse(t, s)
+		c.hangUp()
+		if ch := choose(t, probe(t, l, options(t)), options(t)); ch.Action != Join {
+			t.Errorf("then it chose %+v", ch)
+		}
+		rep = probe(t, l, options(t))
+		if ch := install(t, l, rep, pretend(t, "1.0.0", 10)); !strings.HasPrefix(ch.Candidate.Path, awkward) {
+			t.Errorf("installed %+v", ch)
+		}
+	})
+}

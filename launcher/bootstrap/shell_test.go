@@ -127,7 +127,7 @@ func TestRcFilesThatReplaceTheShell(t *testing.T) {
 			l := newLocal(t, "bash")
 			l.env = append(l.env, "BASH_ENV="+l.write(t, "env.sh", "echo rc\n"+tc.rc, 0o600))
 			o := options(t)
-			o.ShellTimeout = 10 * time.Second
+			o.ShellTimeout = 6 * time.Second
 			rep, err := Probe(t.Context(), l, o)
 			if tc.want == "" {
 				if err != nil || rep.Kernel == "" {
@@ -167,7 +167,7 @@ func TestWhatIsNoShellIsToldHonestly(t *testing.T) {
 		"endless":         {say("while :; do echo aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done"), "", "prints without end", "[ -t 1 ]"},
 		"endless line":    {say("while :; do printf aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa; done"), "", "prints without end", "[ -t 1 ]"},
 		"silent":          {say("exec sleep 600"), "", "said nothing for", "wait"},
-		"prompt":          {say("printf 'Choose a cluster: '; exec sleep 600"), "", "within 10s; it said: Choose a cluster:", "ssh dev true"},
+		"prompt":          {say("printf 'Choose a cluster: '; exec sleep 600"), "", "within 6s; it said: Choose a cluster:", "ssh dev true"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -175,7 +175,7 @@ func TestWhatIsNoShellIsToldHonestly(t *testing.T) {
 			l.server = tc.server
 			l.wrap = func(string) *exec.Cmd { return exec.Command(tc.argv[0], tc.argv[1:]...) } //nolint:noctx // Exec's business
 			o := options(t)
-			o.ShellTimeout = 10 * time.Second
+			o.ShellTimeout = 6 * time.Second
 			stage := remote.StageShell
 			if name == "Git for Windows" {
 				stage, o.ShellTimeout = remote.StageProbe, patience
@@ -190,7 +190,7 @@ func TestWhatIsNoShellIsToldHonestly(t *testing.T) {
 // What the rc files do to their environment is survived, and reported.
 func TestTroubleInRcFilesCostsOnlyTheEnvironment(t *testing.T) {
 	for name, tc := range map[string]struct{ profile, from, note string }{
-		"waits for ever":    {"sleep 600\n", "plain shell", "took longer than 6 s"},
+		"waits for ever":    {"sleep 600\n", "plain shell", "took longer than 4 s"},
 		"asks":              {"read -r answer; [ -n \"$answer\" ] || echo 'nothing typed'\n", "login shell, interactive", ""},
 		"asks the terminal": {"read -r answer </dev/tty\n", "login shell, interactive", ""},
 		"exits":             {"exit 1\n", "plain shell", "did not run what it was given"},
@@ -208,7 +208,7 @@ func TestTroubleInRcFilesCostsOnlyTheEnvironment(t *testing.T) {
 			l.write(t, ".bash_profile", tc.profile, 0o600)
 			l.fake(t, ".local/bin/codex", MinCodex)
 			o := options(t)
-			o.EnvTimeout = 6 * time.Second
+			o.EnvTimeout = 4 * time.Second
 			if tc.note == "" || strings.Contains(tc.note, "run") {
 				o.EnvTimeout = patience / 3
 			}

@@ -4,7 +4,10 @@ package bootstrap
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -175,6 +178,81 @@ func TestWhatDoesNotStartSaysWhy(t *testing.T) {
 	_, _, err = Open(ctx, l, rep, Choice{Action: Start, Candidate: Candidate{Kind: Codex, Path: "/bin/true"}})
 	if err == nil {
 		t.Error("Open with a context that ended went well")
+	}
+}
+
+// Where the system does not tell who listens, a socket is asked before it is
+// believed, and a dead one starts a daemon.
+func TestDeadSocketStartsADaemon(t *testing.T) {
+	for name, prelude := range map[string]string{"told by the kernel": "", "asked": "listening() { tl_inode=; }\n"} {
+		for _, alive := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, alive %v", name, alive), func(t *testing.T) {
+				t.Parallel()
+				l := newLocal(t, "bash")
+				// It says how it was called, and cannot connect to what is dead.
+				path := l.write(t, "towline", "#!/bin/sh\n[ \"$3\" = --sock ] && [ -e ~/dead ] && exit 1\n[ -t 0 ] || read -r x || exit 0\necho \"called: $*\" >&2\nexit 1\n", 0o700)
+				dir, err := os.MkdirTemp("", "tl")
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = os.RemoveAll(dir) })
+				sock := filepath.Join(dir, "towline.sock")
+				ln, err := net.Listen("unix", sock)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer func() { _ = ln.Close() }()
+				want := "proxy --sock " + sock
+				if !alive {
+					ln.(*net.UnixListener).SetUnlinkOnClose(false)
+					_ = ln.Close()
+					l.write(t, "dead", "", 0o600)
+					want = "proxy --start"
+				}
+				o := options(t)
+				o.prelude = prelude
+				rep := probe(t, l, o)
+				_, _, err = Open(t.Context(), l, rep, Choice{Action: Join, Candidate: Candidate{Kind: Towline, Path: path, Socket: sock}})
+				refused(t, err, remote.StageStart, "called: app-server "+want, "doctor")
+			})
+		}
+	}
+}
+
+// Towline's own SSH door runs no shell: a Remote that knows its two commands.
+func TestOwnDoorIsOpenedWithoutAShell(t *testing.T) {
+	for name, tc := range map[string]struct {
+		proxy string
+		note  bool
+	}{
+		"an old one":            {"echo 'towline: app-server speaks on stdin and stdout here and takes no arguments' >&2; exit 2", true},
+		"with a forced command": {"exec cat", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLocal(t, "bash")
+			l.server = doorServer
+			var asked []string
+			l.wrap = func(command string) *exec.Cmd {
+				asked = append(asked, command)
+				script := tc.proxy
+				if command == doorLines {
+					script = "exec cat"
+				}
+				return exec.Command("sh", "-c", script) //nolint:noctx // Exec's business
+			}
+			rep := probe(t, l, options(t))
+			s, opened := open(t, l, rep, choose(t, rep, options(t)))
+			defer func() { _ = s.Close(nil) }()
+			if opened.CutEndsTurn || opened.Resumable || (opened.Note != "") != tc.note || strings.Join(asked, "; ") != "app-server proxy; app-server" {
+				t.Errorf("opened %+v by %q", opened, asked)
+			}
+			if err := s.Write(t.Context(), []byte("{}")); err != nil {
+				t.Fatal(err)
+			}
+			if msg, err := s.Read(t.Context()); err != nil || string(msg) != "{}" {
+				t.Errorf("read %q, %v", msg, err)
+			}
+		})
 	}
 }
 

@@ -38,11 +38,19 @@ go() {
 	exec "$tl_bin" "$@"
 }
 
+# answers SOCKET: a server of ours accepts connections there.
+answers() {
+	socket "$1" && (restore && PATH=${tl_bin%/*}:$tl_path:$PATH && within 10 "$tl_bin" app-server proxy --sock "$1" >/dev/null 2>&1)
+}
+
+# alive SOCKET: the same, without asking it where the system can tell.
+alive() { socket "$1" && listening "$1" && { [ -n "$tl_inode" ] || answers "$1"; }; }
+
 if [ "$tl_kind" = towline ]; then
 	for tl_s in "$tl_sock" "${TOWLINE_HOME:+$TOWLINE_HOME/run/towline.sock}" \
 		"${XDG_RUNTIME_DIR:+$XDG_RUNTIME_DIR/towline/towline.sock}" \
 		"${XDG_STATE_HOME:-$tl_home/.local/state}/towline/run/towline.sock"; do
-		[ -n "$tl_s" ] && socket "$tl_s" && listening "$tl_s" && go ws app-server proxy --sock "$tl_s"
+		[ -n "$tl_s" ] && alive "$tl_s" && go ws app-server proxy --sock "$tl_s"
 	done
 	environment
 	go ws app-server proxy --start
@@ -51,11 +59,6 @@ if [ "$tl_stdio" = yes ]; then
 	environment
 	go lines app-server
 fi
-
-# answers SOCKET: a server of ours accepts connections there.
-answers() {
-	socket "$1" && (PATH=${tl_bin%/*}:$tl_path:$PATH; within 10 "$tl_bin" app-server proxy --sock "$1" >/dev/null 2>&1)
-}
 
 join() { go ws app-server proxy --sock "$1"; }
 
