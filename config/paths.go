@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"towline/config/osfile"
 )
@@ -88,10 +89,12 @@ func (p Paths) Log() string { return filepath.Join(p.State, "towline.log") }
 func (p Paths) Socket() string { return filepath.Join(p.Runtime, "towline.sock") }
 
 // Ensure makes the folders that are missing (0700), closes those others could
-// read, and refuses those others could write or own.
+// read, and refuses those others could write or own. On a file system that is
+// read-only the configuration folder may be missing: there is none, then.
 func (p Paths) Ensure() error {
 	for _, dir := range []string{p.Config, p.State, p.Threads(), p.Runtime} {
-		if err := PrivateDir(dir); err != nil {
+		err := PrivateDir(dir)
+		if err != nil && !(dir == p.Config && dir != p.State && errors.Is(err, syscall.EROFS)) {
 			return err // the others lie beside it or in it
 		}
 	}

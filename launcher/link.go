@@ -235,12 +235,12 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 	defer cancel()
 	ch := f.Choice
 	ch.Env = maps.Clone(s.target.SetEnv)
+	if dir := elsewhere(f.Report, ch); dir != "" {
+		ch.Env = set(ch.Env, "XDG_STATE_HOME", dir)
+	}
 	if f.Agent != "" && s.forwards() {
 		// The stable path, never this connection's own: a daemon outlives it.
-		if ch.Env == nil {
-			ch.Env = make(map[string]string)
-		}
-		ch.Env["SSH_AUTH_SOCK"] = f.Agent
+		ch.Env = set(ch.Env, "SSH_AUTH_SOCK", f.Agent)
 	}
 	p.begin(remote.StageStart, oneLine(string(ch.Action)+" "+string(ch.Candidate.Kind)))
 	st, opened, err := s.cfg.parts.open(ctx, conn, f.Report.With(s.cfg.options(p.event)), ch)
@@ -257,6 +257,25 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 	s.found, s.opened, s.report = f.started(), opened, f.Report
 	s.mu.Unlock()
 	return st, opened, nil
+}
+
+// elsewhere is where a Towline daemon keeps its state when the home folder there
+// cannot be written to and nobody said where else: beside the program, which was
+// put where it could be. "" leaves it to the host.
+func elsewhere(rep bootstrap.Report, ch bootstrap.Choice) string {
+	if !rep.ReadOnlyHome || !rep.Writable || rep.InstallDir == "" || ch.Candidate.Kind != bootstrap.Towline ||
+		rep.Env["TOWLINE_HOME"] != "" || rep.Env["XDG_STATE_HOME"] != "" {
+		return ""
+	}
+	return rep.InstallDir + "/state"
+}
+
+func set(env map[string]string, name, value string) map[string]string {
+	if env == nil {
+		env = make(map[string]string)
+	}
+	env[name] = value
+	return env
 }
 
 func startText(o bootstrap.Opened) string {
