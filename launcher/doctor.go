@@ -103,7 +103,7 @@ func (d *doctor) next(stage string, hints []string) []string {
 		return hints
 	}
 	if c := d.d.Choice; c != nil && c.Candidate.Path != "" {
-		return []string{"try it there by hand: `ssh " + d.d.Host + " " + oneLine(c.Candidate.Path) + " --version`"}
+		return []string{"try it there by hand: `ssh " + d.d.Host + " " + word(oneLine(c.Candidate.Path)) + " --version`"}
 	}
 	if h := hintFor(stage, d.d.Host); !strings.Contains(h, "towline doctor") {
 		return []string{h}
@@ -390,3 +390,13 @@ func (silent) Request(_ context.Context, r *rpc.Request) {
 }
 
 func (silent) Notification(context.Context, string, json.RawMessage) {}
+
+// word is text of a remote's as one word of a command that a person types here.
+func word(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./:@%+=,", r))
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

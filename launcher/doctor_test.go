@@ -228,3 +228,11 @@ func TestCheckAndDoctorOfARealHost(t *testing.T) {
 }
 
 var _ rpc.Handler = silent{}
+
+// A program's path is the host's word, and the command is typed here.
+func TestSecurityDoctorQuotesThePathOfAHost(t *testing.T) {
+	d := &doctor{d: &Diagnosis{Host: "dev", Choice: &bootstrap.Choice{Candidate: bootstrap.Candidate{Path: "/x;touch /tmp/owned'`id`"}}}}
+	if next := d.next(remote.StageStart, nil); next[0] != "try it there by hand: `ssh dev '/x;touch /tmp/owned'\\''`id`' --version`" {
+		t.Errorf("the advice is %s", next)
+	}
+}

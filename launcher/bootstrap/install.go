@@ -277,7 +277,7 @@ func (in *installer) failed(reason, text string) error {
 		return in.problem(errors.New(text), "choose a folder of your own: `install_dir` under [hosts."+in.o.host()+"] in config.toml")
 	case "lock":
 		return in.problem(fmt.Errorf("another installer has held %s for too long", text),
-			fmt.Sprintf("if none is running, remove it: `ssh %s rm -rf %s.d`", in.o.host(), text))
+			fmt.Sprintf("if none is running, remove it: `ssh %s rm -rf %s`", in.o.host(), word(text+".d")))
 	case "write":
 		n, rest, _ := strings.Cut(text, " ")
 		if _, err := strconv.ParseInt(n, 10, 64); err != nil {
@@ -287,7 +287,7 @@ func (in *installer) failed(reason, text string) error {
 		if n != "" {
 			err = fmt.Errorf("%w (%s of %d bytes arrived)", err, n, in.b.Size)
 		}
-		return in.problem(err, fmt.Sprintf("see what room and quota there is: `ssh %s df -h %s`", in.o.host(), dir),
+		return in.problem(err, fmt.Sprintf("see what room and quota there is: `ssh %s df -h %s`", in.o.host(), word(dir)),
 			fmt.Sprintf("or choose another folder: `install_dir = \"/path\"` under [hosts.%s] in config.toml", in.o.host()))
 	case "checksum":
 		return in.problem(fmt.Errorf("what arrived is not what was sent: checksum %s, not %s", text, in.b.SHA256), "try again")

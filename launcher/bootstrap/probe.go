@@ -217,7 +217,9 @@ func (in *intake) program(a answer) {
 	r := in.rep
 	switch a.key {
 	case "begin":
-		in.begun[a.fields(2)[0]] = a.at
+		if len(in.begun) < 2*maxSearched {
+			in.begun[a.fields(2)[0]] = a.at
+		}
 	case "end", "late":
 		name := a.text
 		if len(r.Items) >= 2*maxSearched {

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -25,8 +26,9 @@ const (
 	// not ours: rc files that print without end are told apart from slow ones.
 	maxLine  = 64 << 10
 	maxNoise = 4 << 20
-	// maxAnswers bounds one script's answers.
-	maxAnswers = 20000
+	// maxAnswers and maxAnswerBytes bound one script's answers.
+	maxAnswers     = 20000
+	maxAnswerBytes = 8 << 20
 	// endTimeout is how long a command that said its last word may take to end.
 	endTimeout = 3 * time.Second
 )
@@ -60,6 +62,7 @@ type talk struct {
 	mark   []byte
 	began  bool     // the script has said hello
 	count  int      // of answers
+	size   int      // of answers, in bytes
 	noise  *excerpt // what else came on standard output
 	stderr *excerpt
 	o      Options
@@ -158,6 +161,17 @@ func strip(script []byte) []byte {
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+var bareWord = regexp.MustCompile(`^[A-Za-z0-9_./@%+,:=-]+$`)
+
+// word is text of a remote's as one word of a command that a person is told to
+// type here.
+func word(s string) string {
+	if bareWord.MatchString(s) {
+		return s
+	}
+	return shellQuote(s)
+}
+
 func marker(nonce string) string { return "@towline-" + nonce }
 
 func random() string {
@@ -189,7 +203,8 @@ func (t *talk) next() (answer, error) {
 		case !ours:
 			continue
 		}
-		if t.count++; t.count > maxAnswers {
+		t.size += len(rest)
+		if t.count++; t.count > maxAnswers || t.size > maxAnswerBytes {
 			t.abort(errNoise)
 			return answer{}, t.lost(errNoise)
 		}

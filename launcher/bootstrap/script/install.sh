@@ -13,6 +13,7 @@ say hello "$tl_uid"
 tl_said=$(mkdir -p "$tl_id/versions" 2>&1) || fail mkdir "$tl_said"
 mine "$tl_id" && mine "$tl_id/versions" || fail open "$tl_id belongs to somebody else, or others can write to it"
 tl_id=$(cd "$tl_id" && pwd -P) || fail mkdir "$tl_id cannot be entered"
+exposed "$tl_id" && fail open "$tl_id lies in a folder that others can write to"
 
 # digest FILE: its SHA-256, or nothing when nobody can tell.
 digest() {

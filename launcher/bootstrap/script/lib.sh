@@ -75,6 +75,24 @@ within() {
 # mine PATH: it is ours, whatever it is, and nobody else can write to it.
 mine() { [ -n "$(find -L "$1" -prune -user "$tl_uid" ! -perm -0020 ! -perm -0002 2>/dev/null)" ]; }
 
+# exposed PATH: anybody may put something else in its place, or in that of a folder
+# it lies in.
+exposed() {
+	tl_x=$1
+	set --
+	while [ -n "$tl_x" ] && [ "$tl_x" != / ]; do
+		case $tl_x in
+		*/*) tl_x=${tl_x%/*} ;;
+		*) break ;;
+		esac
+		set -- "$@" "${tl_x:-/}"
+	done
+	[ $# -gt 0 ] && [ -n "$(find -L "$@" -prune -perm -0002 ! -perm -1000 2>/dev/null)" ]
+}
+
+# trusted PATH: nobody but us and root can have put it there, or change it.
+trusted() { [ -n "$(find -L "$1" -prune \( -user 0 -o -user "$tl_uid" \) ! -perm -0002 2>/dev/null)" ]; }
+
 # socket PATH: a socket of ours in a folder of ours. A link is followed.
 socket() {
 	[ -n "$(find -L "$1" -prune -type s -user "$tl_uid" 2>/dev/null)" ] && mine "$(dirname "$1")"

@@ -147,6 +147,8 @@ ask_tools() {
 # whose interpreter lies beside it finds it there.
 program() {
 	[ -f "$1" ] && [ -x "$1" ] || return 0
+	# What is on nobody's PATH is only run when nobody else put it there.
+	if [ "$3" = well-known ]; then trusted "$1" && trusted "${1%/*}" || return 0; fi
 	tl_i=$((tl_i + 1))
 	tl_bin=$tl_name.$tl_i
 	say bin "$tl_bin" "$2" "$3" "$1"
@@ -178,7 +180,7 @@ nodes() { # FOLDER: one that holds versions of node
 
 installed() {
 	tl_i=0
-	mine "$tl_id" || return 0
+	mine "$tl_id" && ! exposed "$tl_id" || return 0
 	for tl_l in current previous; do
 		tl_t=$(readlink "$tl_id/$tl_l" 2>/dev/null) || continue
 		case $tl_t in

@@ -2,7 +2,7 @@
 # tl_id (the folder), tl_tag (random) and tl_tries.
 
 say hello "$tl_uid"
-mine "$tl_id" || fail none "$tl_id"
+mine "$tl_id" && ! exposed "$tl_id" || fail none "$tl_id"
 waiting() { say wait 'another change is under way'; }
 lock "$tl_id/lock" "$tl_tries" || fail lock "$tl_id/lock"
 tl_old=$(readlink "$tl_id/current" 2>/dev/null)
