@@ -42,9 +42,20 @@ func (h *hop) newHostKeys() (*hostKeys, error) {
 	// lower case: both as ssh does.
 	address := net.JoinHostPort(strings.ToLower(t.HostName), itoa(h.port()))
 	if t.HostKeyAlias != "" {
-		address = net.JoinHostPort(strings.ToLower(t.HostKeyAlias), "22")
+		address = aliasAddress(strings.ToLower(t.HostKeyAlias))
 	}
 	return &hostKeys{h: h, known: known, address: address}, nil
+}
+
+// aliasAddress is the host:port that known_hosts writes as alias: what people who
+// tunnel set is often a whole entry, "[host]:2222".
+func aliasAddress(alias string) string {
+	if strings.HasPrefix(alias, "[") {
+		if host, port, err := net.SplitHostPort(alias); err == nil {
+			return net.JoinHostPort(host, port)
+		}
+	}
+	return net.JoinHostPort(alias, "22")
 }
 
 // prefer puts the algorithms first that the host's known keys have.

@@ -204,9 +204,11 @@ func TestRevokedHostKey(t *testing.T) {
 func TestHostKeyAlias(t *testing.T) {
 	s := remotetest.StartSSHD(t)
 	tt, _ := stranger(t, s)
-	tt.HostKeyAlias = "cluster"
-	tt.UserKnownHosts = []string{writeFile(t, filepath.Join(t.TempDir(), "known"), "cluster "+readFile(t, s.HostKey+".pub"))}
-	mustDial(t, Config{Target: tt})
+	for _, alias := range []string{"cluster", "[dev.example.com]:2222"} { // the second is what known_hosts says of another port
+		tt.HostKeyAlias = alias
+		tt.UserKnownHosts = []string{writeFile(t, filepath.Join(t.TempDir(), "known"), alias+" "+readFile(t, s.HostKey+".pub"))}
+		mustDial(t, Config{Target: tt})
+	}
 }
 
 // As ssh does: a line without a port vouches for the host on any port, and cannot
