@@ -42,6 +42,7 @@ type authenticator struct {
 	notes    []string       // what went wrong on our side, for the error
 	hints    []string       // what to do about that
 	tries    map[string]int // questions answered, by method
+	rounds   int            // challenges, with questions or without
 	allowed  []string       // what the server said it takes
 	partial  int            // methods that were right but not enough
 	used     string         // the last thing tried, for "authenticated with …"

@@ -30,6 +30,8 @@ type attempt struct {
 	keys  *hostKeys
 	auth  *authenticator
 	stage string
+	// banners is how many there were.
+	banners int
 	// verdict is what a callback of ours decided: what the library makes of it is
 	// not looked at.
 	verdict error
@@ -161,6 +163,9 @@ func (a *attempt) ended() {
 }
 
 func (a *attempt) banner(text string) error {
+	if a.banners++; a.banners > maxNotices {
+		return nil
+	}
 	if text = printableLines(text, maxBanner); text != "" {
 		a.h.run.cfg.Ask.Notice(a.h.label, text)
 	}
@@ -324,16 +329,25 @@ func (a *authenticator) with() string {
 	return " with " + a.used
 }
 
-// gaveUp is a person's refusal to answer.
-func (h *hop) gaveUp(what string) *config.Problem {
-	return h.problem(remote.StageAuth, &described{"you did not enter the " + what, errGaveUp}, "", config.ExitInterrupted,
-		"type `towline "+h.run.name()+"` to try again")
+// gaveUp is a person's refusal to answer. The question came because of what was
+// tried before, so that is said too: it may be what they came to mend.
+func (a *authenticator) gaveUp(what string) *config.Problem {
+	h := a.h
+	text := "you did not enter the " + what
+	if refused := a.refused(); len(refused) > 0 {
+		text += "; the server refused " + brief(refused)
+	}
+	if len(a.notes) > 0 {
+		text += "; " + strings.Join(a.notes, "; ")
+	}
+	return h.problem(remote.StageAuth, &described{text, errGaveUp}, "", config.ExitInterrupted,
+		append([]string{"try again: `towline " + h.run.name() + "`"}, a.hints...)...)
 }
 
 // asked is an Asker's failure.
 func (h *hop) asked(err error, what string) *config.Problem {
 	return h.problem(remote.StageAuth, fmt.Errorf("asking for the %s: %w", what, err), "", config.ExitFailure,
-		"type `towline "+h.run.name()+"` to try again")
+		"try again: `towline "+h.run.name()+"`")
 }
 
 func plural(n int, what string) string {

@@ -12,6 +12,8 @@ const (
 	maxPrompt  = 500     // bytes of a server's prompt that are shown
 	maxPrompts = 16      // prompts a server may have in one challenge
 	maxBanner  = 8 << 10 // bytes of a server's banner that are shown
+	maxNotices = 32      // banners and the like that are shown in one login
+	maxRounds  = 64      // challenges a server may follow up with in one login
 )
 
 // errGaveUp is a person's refusal to type something.
@@ -50,7 +52,7 @@ func (a *authenticator) secret(q remote.SecretQuestion, what string) (string, er
 		return "", err
 	case errors.Is(err, context.Canceled):
 		// A person who closes the question means the connection.
-		a.fatal = h.gaveUp(what)
+		a.fatal = a.gaveUp(what)
 		return "", a.fatal
 	}
 	a.fatal = h.asked(err, what)
@@ -145,8 +147,12 @@ func (a *authenticator) remembered(what string, attempt int, q remote.SecretQues
 
 // challenge answers keyboard-interactive.
 func (a *authenticator) challenge(name, instruction string, prompts []string, echos []bool) ([]string, error) {
+	if a.rounds++; a.rounds > maxRounds {
+		a.note("the server asks without end", "")
+		return nil, errors.New("the server asks without end")
+	}
 	a.g.progress()
-	if text := printableLines(name+"\n"+instruction, maxBanner); text != "" {
+	if text := printableLines(name+"\n"+instruction, maxBanner); text != "" && a.rounds <= maxNotices {
 		a.h.run.cfg.Ask.Notice(a.h.label, text)
 	}
 	if len(prompts) > maxPrompts {

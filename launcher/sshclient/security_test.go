@@ -1,0 +1,77 @@
+package sshclient
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	glider "github.com/gliderlabs/ssh"
+	"golang.org/x/crypto/ssh"
+
+	"towline/config"
+	"towline/launcher/remote"
+)
+
+// A server that talks for ever instead of letting anybody in is left, and does not
+// fill the screen's memory meanwhile.
+func TestSecurityServerCannotAskWithoutEnd(t *testing.T) {
+	o := startOther(t, glider.KeyboardInteractiveAuth(func(_ glider.Context, ask ssh.KeyboardInteractiveChallenge) bool {
+		for {
+			if _, err := ask("", strings.Repeat("word ", 100), nil, nil); err != nil {
+				return false
+			}
+		}
+	}))
+	who := &person{}
+	p := mustFail(t, Config{Target: o.target(), Ask: who}, remote.StageAuth)
+	wants(t, config.Explain(p), "the server asks without end")
+	if n := strings.Count(who.told(), "dev: "); n > maxNotices {
+		t.Errorf("a person is told %d times", n)
+	}
+}
+
+func TestSecurityBannersAreBounded(t *testing.T) {
+	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &ssh.ServerConfig{
+		PreAuthConnCallback: func(c ssh.ServerPreAuthConn) {
+			for range 10 * maxNotices {
+				_ = c.SendAuthBanner("\x1b]0;owned\x07banner\x9b2J\u202e\n")
+			}
+		},
+		PasswordCallback: func(ssh.ConnMetadata, []byte) (*ssh.Permissions, error) {
+			return nil, errors.New("no\x1b[2J")
+		},
+	}
+	cfg.AddHostKey(signer)
+	port := server(t, func(c net.Conn) {
+		sc, chans, reqs, err := ssh.NewServerConn(c, cfg)
+		if err != nil {
+			return
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ssh.DiscardRequests(reqs) })
+		for nc := range chans {
+			_ = nc.Reject(ssh.Prohibited, "no")
+		}
+		_ = sc.Close()
+		wg.Wait()
+	})
+	target := at("dev", port, "ada", "", "/dev/null")
+	target.StrictHostKeyChecking = "accept-new"
+	who := &person{}
+	who.secret = func(remote.SecretQuestion) (string, error) { return "guess", nil }
+	p := mustFail(t, Config{Target: target, Ask: who}, remote.StageAuth)
+	if n := strings.Count(who.told(), "banner"); n == 0 || n > maxNotices {
+		t.Errorf("%d banners are shown", n)
+	}
+	if strings.ContainsAny(who.told()+config.Explain(p), "\x1b\x07\u009b\u202e") {
+		t.Errorf("a terminal obeys %q", who.told())
+	}
+}
