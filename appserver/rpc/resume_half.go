@@ -55,6 +55,7 @@ type half struct {
 	in       []arrival
 	part     []byte // of a message that has not arrived as a whole
 	inBytes  int64  // of both
+	parked   int64  // what of it counted against the budget when the link went
 	received uint64
 	taken    uint64
 	told     uint64 // what the peer was told of taken, on this link
@@ -100,12 +101,16 @@ func (b *budget) exceeded(n int64) bool {
 	return b.owner.Load()+n > b.ownerMax || b.total.Load()+n > b.totalMax
 }
 
+func (b *budget) add(n int64) {
+	b.owner.Add(n)
+	b.total.Add(n)
+}
+
 // hold counts n bytes more as kept.
 func (h *half) hold(n int64) {
 	h.outBytes += n
 	if h.budget != nil {
-		h.budget.owner.Add(n)
-		h.budget.total.Add(n)
+		h.budget.add(n)
 	}
 }
 
@@ -307,6 +312,7 @@ func (h *half) attach(l *link, received, taken, told uint64, welcome bool) error
 	}
 	old := h.lk
 	h.lk, h.since = l, time.Now()
+	h.unpark()
 	l.next, h.heard = received+1, received
 	h.told, h.due = told, 0
 	h.makeRoom()
@@ -327,7 +333,30 @@ func (h *half) detach(l *link) bool {
 	}
 	h.lk, h.since = nil, time.Now()
 	h.makeRoom() // other bounds hold now
+	h.park()
 	return true
+}
+
+// park counts what an absent client has sent and nobody has read, as what is kept
+// for it: half a message may wait for its other half as long as the session lives.
+func (h *half) park() {
+	if h.budget == nil || h.inBytes == 0 || h.ended != nil {
+		return
+	}
+	if h.budget.exceeded(h.inBytes) {
+		h.loseLocked("the client left too much unfinished")
+		h.in, h.part, h.inBytes = nil, nil, 0
+		return
+	}
+	h.parked = h.inBytes
+	h.budget.add(h.parked)
+}
+
+func (h *half) unpark() {
+	if h.parked != 0 {
+		h.budget.add(-h.parked)
+		h.parked = 0
+	}
 }
 
 // mark grows when anything gets through.
@@ -361,6 +390,7 @@ func (h *half) loseLocked(why string) bool {
 	if h.ended != nil {
 		return false
 	}
+	h.unpark()
 	h.lost = h.leftLocked(why)
 	h.left, h.ended = h.lost, h.lost
 	h.dropLocked()
@@ -429,6 +459,7 @@ func (h *half) shut(reason error) (up bool) {
 			h.verdict, h.why = endLost, "this client did not read for too long"
 		}
 		h.in, h.part, h.inBytes = nil, nil, 0
+		h.unpark()
 		h.makeRoom()
 		h.wakeReader()
 		if h.lk != nil {

@@ -180,7 +180,11 @@ func (s *Sessions) Serve(ctx context.Context, st Stream, owner string, accept fu
 	case x.isOver():
 		s.cfg.Log.Debug("session over", "session", x.name(), "why", x.fate(), "link", err)
 		s.forget(x)
-	case x.detach(l):
+	case !x.detach(l): // it goes on over another link
+	case x.isOver():
+		s.cfg.Log.Info("session over", "session", x.name(), "why", x.fate())
+		s.forget(x)
+	default:
 		s.cfg.Log.Debug("session away", "session", x.name(), "why", err)
 		x.linger(x.keep)
 	}

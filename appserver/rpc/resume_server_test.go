@@ -524,6 +524,46 @@ func TestSecurityRevocationEndsTheSessionAndItsQueue(t *testing.T) {
 	})
 }
 
+// Half a message that waits for its other half is held for an absent client as
+// much as what waits to be sent to it.
+func TestSecurityUnfinishedMessagesCountAgainstTheirOwner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newRig(t, SessionsConfig{OwnerBytes: 1 << 20}, echoStream)
+		id := func(i int) string { return fmt.Sprintf("%032x %032x", i, i) }
+		kept := 0
+		for i := range 8 {
+			h := g.hand().say("o " + id(i) + " 0").hear("w 0 0")
+			for n := range 3 {
+				h.say(fmt.Sprintf("c %d 0 %s", n+1, strings.Repeat("x", pieceBytes)))
+			}
+			synctest.Wait()
+			_ = h.s.Close(nil)
+			synctest.Wait()
+		}
+		for i := range 8 {
+			h := g.hand().say("r " + id(i) + " 0 0")
+			if b, err := h.s.Read(t.Context()); err != nil {
+				t.Error(err)
+			} else if string(b) == "w 3 0" {
+				kept++
+				h.say("m 4 0 end").hear("c 1 4 " + strings.Repeat("x", pieceBytes)) // none the worse for it
+			}
+			_ = h.s.Close(nil)
+			synctest.Wait()
+		}
+		if kept != 2 {
+			t.Errorf("%d of 8 are kept, each with %d bytes, of at most %d", kept, 3*pieceBytes, 1<<20)
+		}
+		g.sessions.mu.Lock()
+		defer g.sessions.mu.Unlock()
+		for name, o := range g.sessions.owners {
+			if n := o.bytes.Load(); n > 1<<20 || n < 0 {
+				t.Errorf("%s is counted with %d bytes", name, n)
+			}
+		}
+	})
+}
+
 func TestPanicEndsOneSession(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newRig(t, SessionsConfig{}, func(ctx context.Context, s Stream) {
