@@ -39,6 +39,7 @@ type authenticator struct {
 	faults     []*keyFile   // identity files of no use
 
 	offered  []string       // labels of the keys the server was shown
+	taken    []string       // those of them it wants a signature with
 	notes    []string       // what went wrong on our side, for the error
 	hints    []string       // what to do about that
 	tries    map[string]int // questions answered, by method
@@ -245,6 +246,11 @@ func (a *authenticator) nextKey() ssh.AuthMethod {
 	return nil
 }
 
+// refused is the keys the server was shown and did not want.
+func (a *authenticator) refused() []string {
+	return slices.DeleteFunc(slices.Clone(a.offered), func(label string) bool { return slices.Contains(a.taken, label) })
+}
+
 // signer is a candidate as the library wants it. Its private half is needed, and a
 // passphrase asked for, only once the server said that it would take the key.
 type signer struct {
@@ -270,6 +276,7 @@ func (s *signer) SignWithAlgorithm(_ io.Reader, data []byte, algo string) (*ssh.
 
 func (s *signer) sign(data []byte, algo string) (*ssh.Signature, error) {
 	a := s.a
+	a.taken = append(a.taken, s.c.label)
 	if !s.c.agent {
 		if err := a.unlock(s.c); err != nil {
 			return nil, err

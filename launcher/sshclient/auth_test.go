@@ -410,7 +410,20 @@ func TestQuestionEndsWithItsContext(t *testing.T) {
 	}
 	who = &blocked{person: &person{}, asked: func() {}, err: context.Canceled}
 	_, err = Dial(t.Context(), Config{Target: tt, Ask: who})
-	wants(t, config.Explain(checkProblem(t, err, remote.StageAuth)), "you did not enter the passphrase")
+	wants(t, config.Explain(checkProblem(t, err, remote.StageAuth)), "you did not enter the passphrase", "hint: try again: `towline dev`")
+	if strings.Contains(err.Error(), "refused") {
+		t.Errorf("nothing was refused: %v", err)
+	}
+	// What was refused before the question was the reason for it.
+	stranger := filepath.Join(t.TempDir(), "stranger")
+	remotetest.Keygen(t, stranger, "")
+	tt.IdentityFiles = []string{stranger, s.EncryptedKey}
+	_, err = Dial(t.Context(), Config{Target: tt, Ask: who})
+	wants(t, config.Explain(checkProblem(t, err, remote.StageAuth)), "you did not enter the passphrase", "; the server refused", "stranger")
+	if strings.Count(err.Error(), filepath.Base(s.EncryptedKey)) != 1 {
+		t.Errorf("the key that was taken is not refused: %v", err)
+	}
+	tt.IdentityFiles = []string{s.EncryptedKey}
 	who.err = errors.New("the screen is gone")
 	_, err = Dial(t.Context(), Config{Target: tt, Ask: who})
 	wants(t, config.Explain(checkProblem(t, err, remote.StageAuth)), "the screen is gone")

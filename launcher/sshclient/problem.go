@@ -93,7 +93,7 @@ func (h *hop) cut(stage string, ctx context.Context) *config.Problem {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return h.problem(stage, errors.New("it took too long"), "", config.ExitUnavailable, h.verbose())
 	}
-	return h.problem(stage, err, "", config.ExitInterrupted, "type `towline "+h.run.name()+"` to try again")
+	return h.problem(stage, err, "", config.ExitInterrupted, "try again: `towline "+h.run.name()+"`")
 }
 
 // verbose is the hint of last resort: ssh itself, talking.
