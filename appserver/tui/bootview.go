@@ -363,18 +363,21 @@ func (p *progress) failedStage() string {
 	return ""
 }
 
-// hintLines is one hint: the command to type first, what it does after it.
+// hintLines is one hint. Where it is a command, with or without what it does,
+// that stands by itself to be copied, and the rest after it.
 func hintLines(th *theme.Theme, hint string, w int) (out []string) {
 	before, rest, ok := strings.Cut(hint, "`")
 	cmd, after, closed := strings.Cut(rest, "`")
-	if !ok || !closed || strings.Contains(after, "`") {
+	before, after = strings.TrimSpace(before), strings.TrimSpace(after)
+	about, named := strings.CutSuffix(before, ":")
+	if bare := before == "" || before == "run" || before == "use"; bare {
+		about, named = strings.TrimLeft(after, ": "), true
+	} else if after != "" {
+		named = false
+	}
+	if !ok || !closed || !named || strings.Contains(after, "`") {
 		return text.Wrap(hint, w)
 	}
-	about := strings.Trim(strings.TrimSpace(before), ":,")
-	if about == "run" || about == "or" || about == "use" {
-		about = ""
-	}
-	about = strings.TrimSpace(about + " " + strings.TrimSpace(after))
 	for _, l := range text.Wrap(cmd, w) {
 		out = append(out, th.Accent.Render(l))
 	}

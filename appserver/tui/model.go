@@ -78,7 +78,7 @@ type notice struct {
 const noticeTime = 8 * time.Second
 
 func newModel(cfg *Config, l *link, colours int) *model {
-	m := &model{cfg: cfg, link: l, now: time.Now, colours: colours, dark: true, comp: composer.New()}
+	m := &model{cfg: cfg, link: l, now: time.Now, colours: colours, dark: darkBy(cfg.Environ), comp: composer.New()}
 	m.w, m.h = max(cfg.Size.Cols, 1), max(cfg.Size.Rows, 1)
 	m.th = theme.For(m.dark, m.colours)
 	m.tr = transcript.New(m.th, func() time.Time { return m.now() })
@@ -100,7 +100,7 @@ func (m *model) Init() tea.Cmd {
 		begin = func() tea.Cmd { return m.beginConnect(m.cfg.Connect) }
 	}
 	cmds := []tea.Cmd{begin()}
-	if m.colours >= 256 {
+	if m.colours >= 16 && getenv(m.cfg.Environ, "TERM") != "linux" { // whose console prints the question
 		cmds = append(cmds, tea.RequestBackgroundColor)
 	}
 	return tea.Batch(cmds...)

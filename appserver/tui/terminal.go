@@ -46,6 +46,15 @@ func colours(environ []string) (int, colorprofile.Profile) {
 	return 0, colorprofile.ASCII
 }
 
+// darkBy is what the environment says of the background, before the terminal
+// itself was heard: some set COLORFGBG to "foreground;background", as numbers of
+// the sixteen colours. Without it, dark is the better guess.
+func darkBy(environ []string) bool {
+	v := getenv(environ, "COLORFGBG")
+	bg := v[strings.LastIndexByte(v, ';')+1:]
+	return bg != "7" && bg != "15"
+}
+
 // maxUnread bounds what may come from the terminal without making an event: a
 // paste that never ends is the only way to get there.
 const maxUnread = 16 << 20

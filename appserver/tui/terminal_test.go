@@ -58,3 +58,14 @@ func TestOutputEndsItsLines(t *testing.T) {
 		t.Errorf("wrote %q", b.String())
 	}
 }
+
+func TestBackgroundIsGuessedFromTheEnvironment(t *testing.T) {
+	for v, dark := range map[string]bool{"": true, "15;0": true, "0;15": false, "0;default;15": false, "12;7": false, "7;8": true} {
+		if got := darkBy([]string{"COLORFGBG=" + v}); got != dark {
+			t.Errorf("COLORFGBG=%q: dark is %v", v, got)
+		}
+	}
+	if !darkBy(nil) {
+		t.Error("light without a reason")
+	}
+}

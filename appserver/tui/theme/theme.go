@@ -70,14 +70,15 @@ type palette struct {
 	comment, keyword, typ, fn, str, num, tag  color.Color
 }
 
-// Dark is for dark backgrounds and true colour.
+// Dark is for dark backgrounds and true colour. Its greys, and Light's, are ones
+// that 256 colours have too: what is nearest to others is tinted.
 func Dark() *Theme {
 	t := build(palette{
-		dim: lipgloss.Color("#8b949e"), accent: lipgloss.Color("#6cb6ff"), warn: lipgloss.Color("#f0a04b"),
-		ok: lipgloss.Color("#7ec699"), border: lipgloss.Color("#484f58"), code: lipgloss.Color("#a5d6ff"),
+		dim: lipgloss.Color("#949494"), accent: lipgloss.Color("#6cb6ff"), warn: lipgloss.Color("#f0a04b"),
+		ok: lipgloss.Color("#7ec699"), border: lipgloss.Color("#626262"), code: lipgloss.Color("#a5d6ff"),
 		link: lipgloss.Color("#6cb6ff"), selFg: lipgloss.Color("#ffffff"), selBg: lipgloss.Color("#2d4a6b"),
 		added: lipgloss.Color("#7ee787"), removed: lipgloss.Color("#ff9a8f"),
-		comment: lipgloss.Color("#8b949e"), keyword: lipgloss.Color("#d2a8ff"), typ: lipgloss.Color("#ffcf8f"),
+		comment: lipgloss.Color("#949494"), keyword: lipgloss.Color("#d2a8ff"), typ: lipgloss.Color("#ffcf8f"),
 		fn: lipgloss.Color("#8fc7ff"), str: lipgloss.Color("#a5d6ff"), num: lipgloss.Color("#f2b48a"),
 		tag: lipgloss.Color("#7ee787"),
 	})
@@ -88,11 +89,11 @@ func Dark() *Theme {
 // Light is for light backgrounds and true colour.
 func Light() *Theme {
 	t := build(palette{
-		dim: lipgloss.Color("#636c76"), accent: lipgloss.Color("#0757ae"), warn: lipgloss.Color("#9a4600"),
-		ok: lipgloss.Color("#116329"), border: lipgloss.Color("#b4bbc3"), code: lipgloss.Color("#0a3069"),
+		dim: lipgloss.Color("#626262"), accent: lipgloss.Color("#0757ae"), warn: lipgloss.Color("#9a4600"),
+		ok: lipgloss.Color("#116329"), border: lipgloss.Color("#8a8a8a"), code: lipgloss.Color("#0a3069"),
 		link: lipgloss.Color("#0757ae"), selFg: lipgloss.Color("#0b1f33"), selBg: lipgloss.Color("#cfe3fb"),
 		added: lipgloss.Color("#116329"), removed: lipgloss.Color("#a40e26"),
-		comment: lipgloss.Color("#636c76"), keyword: lipgloss.Color("#7a2fb8"), typ: lipgloss.Color("#8a4600"),
+		comment: lipgloss.Color("#626262"), keyword: lipgloss.Color("#7a2fb8"), typ: lipgloss.Color("#8a4600"),
 		fn: lipgloss.Color("#0757ae"), str: lipgloss.Color("#0a3069"), num: lipgloss.Color("#9a3412"),
 		tag: lipgloss.Color("#116329"),
 	})
@@ -100,8 +101,8 @@ func Light() *Theme {
 	return t
 }
 
-// ANSI16 uses only the sixteen colours the terminal's owner chose, and only
-// those readable on both backgrounds.
+// ANSI16 uses only the sixteen colours the terminal's owner chose, and of those
+// the ones that can be read on a dark background.
 func ANSI16() *Theme {
 	t := build(palette{
 		dim: lipgloss.BrightBlack, accent: lipgloss.Cyan, warn: lipgloss.Yellow,
@@ -113,6 +114,22 @@ func ANSI16() *Theme {
 	})
 	t.Selection = lipgloss.NewStyle().Reverse(true)
 	t.Name, t.Dark = "ansi16", true
+	return t
+}
+
+// ANSI16Light is ANSI16 where the background is known to be light: the yellow,
+// green and cyan of most owners cannot be read on it.
+func ANSI16Light() *Theme {
+	t := build(palette{
+		dim: lipgloss.BrightBlack, accent: lipgloss.Blue, warn: lipgloss.Red,
+		ok: lipgloss.Blue, border: lipgloss.BrightBlack, code: lipgloss.Magenta,
+		link: lipgloss.Blue, selFg: lipgloss.NoColor{}, selBg: lipgloss.NoColor{},
+		added: lipgloss.Blue, removed: lipgloss.Red,
+		comment: lipgloss.BrightBlack, keyword: lipgloss.Magenta, typ: lipgloss.Red,
+		fn: lipgloss.Blue, str: lipgloss.Magenta, num: lipgloss.Red, tag: lipgloss.Blue,
+	})
+	t.Selection = lipgloss.NewStyle().Reverse(true)
+	t.Name = "ansi16-light"
 	return t
 }
 
@@ -137,6 +154,8 @@ func For(dark bool, colours int) *Theme {
 	switch {
 	case colours < 8:
 		return Plain()
+	case colours < 256 && !dark:
+		return ANSI16Light()
 	case colours < 256:
 		return ANSI16()
 	case dark:
