@@ -30,7 +30,7 @@ func openDoor(ctx context.Context, r Remote, o Options, ch Choice) (rpc.Stream, 
 	}
 	s, err := handshake(ctx, t, o, "ws", !ch.Plain)
 	if err == nil {
-		opened.Stderr = t.complaint
+		opened.Stderr = t.lastWords
 		opened.Resumable = rpc.Resumes(s)
 		return s, opened, nil
 	}
@@ -48,9 +48,9 @@ func openDoor(ctx context.Context, r Remote, o Options, ch Choice) (rpc.Stream, 
 		defer t.close()
 		return nil, opened, t.lost(err)
 	}
-	opened.Stderr = t.complaint
+	opened.Stderr = t.lastWords
 	opened.Note = "this Towline is too old to resume a connection without loss; after a cut, state is read again"
-	return rpc.NewLines(&channel{Reader: t.r, t: t}), opened, nil
+	return rpc.NewLines(&channel{t: t}), opened, nil
 }
 
 // direct runs a command that is no script.

@@ -1,7 +1,6 @@
 package bootstrap
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"towline/appserver/rpc"
@@ -77,7 +77,7 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 	if err != nil {
 		return nil, opened, err
 	}
-	opened.Stderr = t.complaint
+	opened.Stderr = t.lastWords
 	how, err := begun(t, o, &opened)
 	if err != nil {
 		t.close()
@@ -197,7 +197,7 @@ func handshake(ctx context.Context, t *talk, o Options, how string, resume bool)
 	if err := t.free(); err != nil {
 		return nil, t.lost(err)
 	}
-	c := &channel{Reader: t.r, t: t}
+	c := &channel{t: t}
 	if how == "lines" {
 		return rpc.NewLines(c), nil
 	}
@@ -220,9 +220,10 @@ func (t *talk) unanswered(cause error) error {
 		t.close()
 		return p
 	}
-	ended := t.status()
+	t.hearOut()
 	t.close() // all of stderr is here
-	said := t.complaint()
+	ended := t.ended
+	said, advised := t.complaint()
 	var refused *rpc.HandshakeError
 	host := t.o.host()
 	switch {
@@ -231,7 +232,10 @@ func (t *talk) unanswered(cause error) error {
 	case said != "" || outcome(ended) != "":
 		p.Stage = remote.StageStart
 		p.Err = errors.New("the app-server's program ended" + outcome(ended) + quoted(said))
-		p.Hints = []string{"see every step: `towline doctor " + host + "`"}
+		for _, a := range advised {
+			p.Hints = append(p.Hints, "on "+host+": "+a)
+		}
+		p.Hints = append(p.Hints, "see every step: `towline doctor "+host+"`")
 	default:
 		p.Err = fmt.Errorf("the app-server does not answer: %w", cause)
 		p.Hints = []string{"see every step: `towline doctor " + host + "`"}
@@ -239,34 +243,63 @@ func (t *talk) unanswered(cause error) error {
 	return p
 }
 
-// complaint is what the program at the other end said besides.
-func (t *talk) complaint() string { return complaint(t.stderr.text()) }
+// complaint is what the program at the other end said besides, and what it
+// advised.
+func (t *talk) complaint() (said string, advised []string) { return complaint(t.stderr.text()) }
+
+// lastWords is what it said, for those who have their own advice.
+func (t *talk) lastWords() string {
+	said, _ := t.complaint()
+	return said
+}
+
+// maxAdvised is how much advice of a program is passed on.
+const maxAdvised = 8
 
 // complaint is what a program said that a person should read: Codex prints
-// warnings and a backtrace of unknowns around the one line that matters.
-func complaint(text string) string {
+// warnings and a backtrace of unknowns around the one line that matters, and
+// Towline what to do, which is to be done there.
+func complaint(text string) (said string, advised []string) {
 	var out []string
 	for _, l := range lines(text) {
 		switch {
 		case strings.HasPrefix(l, "WARNING:"), strings.HasPrefix(l, "Stack backtrace"), unknownFrame.MatchString(l), l == "Caused by:":
 			continue
 		}
-		out = append(out, l)
+		if a, ok := strings.CutPrefix(l, "hint: "); ok {
+			if len(advised) < maxAdvised {
+				advised = append(advised, a)
+			}
+			continue
+		}
+		out = append(out, strings.TrimPrefix(l, "error: "))
 	}
-	return quote(out, true)
+	return quote(out, true), advised
 }
 
 var unknownFrame = regexp.MustCompile(`^\d+: `)
 
-// channel is the command's input and output as one. Its Close ends the command.
+// channel is the command's input and output as one. Its Close ends the command;
+// one that ended by itself is heard out first, for its last words.
 type channel struct {
-	*bufio.Reader
-	t *talk
+	t   *talk
+	eof atomic.Bool
+}
+
+func (c *channel) Read(p []byte) (int, error) {
+	n, err := c.t.r.Read(p)
+	if err != nil {
+		c.eof.Store(true)
+	}
+	return n, err
 }
 
 func (c *channel) Write(p []byte) (int, error) { return c.t.p.Stdin().Write(p) }
 
 func (c *channel) Close() error {
+	if c.eof.Load() {
+		c.t.hearOut()
+	}
 	c.t.close()
 	return nil
 }

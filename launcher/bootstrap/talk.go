@@ -76,6 +76,9 @@ type talk struct {
 
 	wg   sync.WaitGroup // the writer of the script, the reader of stderr
 	once sync.Once
+
+	heard sync.Once
+	ended error // valid once heard
 }
 
 // start sends a script, with vars set, for the login shell to have run. What it
@@ -297,6 +300,9 @@ func (t *talk) status() error {
 		return <-done
 	}
 }
+
+// hearOut waits for the command to end, for a while, and notes how it did.
+func (t *talk) hearOut() { t.heard.Do(func() { t.ended = t.status() }) }
 
 // close ends the channel and waits for what start began. Idempotent.
 func (t *talk) close() {

@@ -154,6 +154,7 @@ func (p *person) daemons(t testing.TB, sock string) []string {
 func TestWhatDoesNotStartSaysWhy(t *testing.T) {
 	for name, tc := range map[string]struct{ program, stage, want, hint string }{
 		"dies":         {"echo 'error: no room for sockets' >&2; exit 4", remote.StageStart, "no room for sockets", "doctor dev"},
+		"advises":      {"printf 'error: start: no room\\nhint: run `towline status`\\n' >&2; exit 4", remote.StageStart, "(exit status 4); it said: start: no room", "on dev: run `towline status`"},
 		"speaks":       {"echo 'Usage: towline [command]'; exit 0", remote.StageHandshake, "does not speak HTTP", "doctor dev"},
 		"says nothing": {"exit 0", remote.StageHandshake, "does not answer", "doctor dev"},
 		"refuses":      {"printf 'HTTP/1.1 403 Forbidden\\r\\nContent-Length: 8\\r\\n\\r\\nnot you\\033'; cat >/dev/null", remote.StageHandshake, "403 Forbidden: not you", "doctor dev"},

@@ -209,7 +209,7 @@ take() {
 		echo
 		echo "$tl_k-gone"
 	) & } </dev/null 2>/dev/null 9>&- |
-		sed -n -e '/^export tl_/d' -e "/^$tl_k-begin\$/,/^$tl_k-end\$/p" -e "/^$tl_k-late\$/p" \
+		sed -n -e '/^export tl_/d' -e '/^declare -x tl_/d' -e "/^$tl_k-begin\$/,/^$tl_k-end\$/p" -e "/^$tl_k-late\$/p" \
 			-e "/^$tl_k-end\$/q" -e "/^$tl_k-late\$/q" -e "/^$tl_k-gone\$/q"
 }
 
