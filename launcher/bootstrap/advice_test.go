@@ -12,7 +12,7 @@ func TestComplaint(t *testing.T) {
 	if said != "start: nothing here can do the work" {
 		t.Errorf("said %q", said)
 	}
-	if want := []string{"install it: `npm install`[2J", "or name an endpoint"}; !slices.Equal(advised, want) {
+	if want := []string{"install it: `npm install`", "or name an endpoint"}; !slices.Equal(advised, want) {
 		t.Errorf("advised %q", advised)
 	}
 	if _, advised = complaint(strings.Repeat("hint: more\n", 100)); len(advised) != maxAdvised {
