@@ -44,6 +44,10 @@ func dial(ctx context.Context, d dialing) (remote.Conn, error) {
 	return systemssh.Dial(ctx, systemssh.Config{
 		Target: d.target, Program: d.cfg.SSH.Program, ConfigFile: d.cfg.SSH.UserFile, Self: d.cfg.Self,
 		Ask: d.keeper, Events: d.events, Log: d.cfg.Log, RuntimeDir: d.cfg.RuntimeDir,
+		// Looking at the host, starting and each stream are commands of their own, and
+		// the ssh of Windows carries one a login. The person is told, and asked once:
+		// the keeper knows the rest.
+		MoreLogins: true,
 	})
 }
 

@@ -89,8 +89,9 @@ func (d *doctor) event(e remote.Event) {
 	f := Finding{Stage: e.Stage, Name: e.Hop, Status: FindingOK, Text: text, Took: e.Took}
 	if e.Err != nil {
 		f.Status, f.Cause, f.Next = FindingFailed, cause(e.Err), d.next(e.Stage, config.Hints(e.Err))
-		if f.Text == "" {
-			f.Text = "does not work"
+		// Some parts tell an error as text too. It is said once, as the cause.
+		if f.Text == "" || strings.Contains(oneLine(f.Text), oneLine(f.Cause)) {
+			f.Text = "failed"
 		}
 	}
 	d.add(f)
@@ -241,7 +242,8 @@ func (d *doctor) network(ctx context.Context, s *Session) {
 	addrs, err := net.DefaultResolver.LookupHost(ctx, s.target.HostName)
 	f := Finding{Stage: remote.StageDial, Name: "name", Status: FindingOK, Took: time.Since(began)}
 	if err != nil {
-		f.Status, f.Text, f.Cause = FindingFailed, s.target.HostName+" has no address here", err.Error()
+		// Why it could not be dialled, and so nothing more that is broken.
+		f.Status, f.Text, f.Cause = FindingNote, s.target.HostName+" has no address here", err.Error()
 		f.Next = []string{"see which names you have: `towline hosts`", "ask the system: `getent hosts " + oneLine(s.target.HostName) + "`"}
 	} else {
 		f.Text = s.target.HostName + " is " + strings.Join(addrs[:min(len(addrs), 4)], ", ")

@@ -106,6 +106,21 @@ func TestDoctorSaysWhatAnEngineLacks(t *testing.T) {
 	}
 }
 
+// A part that tells its error as text does not make it be read twice.
+func TestDoctorSaysACauseOnce(t *testing.T) {
+	var d Diagnosis
+	doc := &doctor{d: &d, last: make(map[string]string)}
+	err := &config.Problem{Stage: remote.StageDial, Err: errors.New("box: nothing\nlistens"), Hints: []string{"mend it"}}
+	doc.event(remote.Event{Stage: remote.StageDial, Hop: "box", Text: err.Error(), Err: err})
+	doc.event(remote.Event{Stage: remote.StageStart, Hop: "box", Text: "start towline"})
+	doc.event(remote.Event{Stage: remote.StageStart, Hop: "box", Err: err})
+	for i, want := range []string{"failed", "start towline"} {
+		if f := d.Findings[i]; f.Text != want || f.Cause != "box: nothing listens" || f.Next[0] != "mend it" {
+			t.Errorf("%+v", f)
+		}
+	}
+}
+
 // What failed is named with its cause and what to do; what comes after is named
 // as not reached.
 func TestDoctorGoesOnWhereItCan(t *testing.T) {

@@ -61,6 +61,9 @@ type Config struct {
 	RuntimeDir string
 	// Fresh looks at the host anew even when it is remembered.
 	Fresh bool
+	// Keep is how long the host shall keep what a stream missed while there is no
+	// link; zero leaves it to the host, which then keeps it for an hour.
+	Keep time.Duration
 	Log   *slog.Logger
 
 	parts parts // tests put others in their place

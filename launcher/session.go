@@ -86,7 +86,7 @@ func (s *Session) Dial(ctx context.Context) (rpc.Stream, error) {
 	if !opened.Resumable {
 		return s.register(&stream{Stream: st, s: s})
 	}
-	r := rpc.NewResumable(rpc.ResumeOptions{First: st, Dial: s.resume, Log: s.cfg.Log})
+	r := rpc.NewResumable(rpc.ResumeOptions{First: st, Dial: s.resume, Keep: s.cfg.Keep, Log: s.cfg.Log})
 	// The server answers before anything else: what is wrong with it is known now,
 	// to somebody who waits.
 	if err := r.Connect(ctx); err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -59,6 +60,10 @@ func newBridge() *cobra.Command {
 	return c
 }
 
+// keepForStock is how long a host keeps what a stock client missed: it cannot
+// read a thread anew, as our own UI does, so a night must not end it.
+const keepForStock = 24 * time.Hour
+
 func runBridge(ctx context.Context, o *bridgeOptions, host string) error {
 	if o.printCommand && o.json || o.install && o.noInstall {
 		return &config.Problem{Stage: "bridge", Err: errors.New("these flags exclude each other"), Hints: []string{"see `towline bridge --help`"}, Exit: config.ExitUsage}
@@ -70,6 +75,7 @@ func runBridge(ctx context.Context, o *bridgeOptions, host string) error {
 		return err
 	}
 	lc = through(lc, o.lines(o.errOut))
+	lc.Keep = keepForStock
 	switch {
 	case o.install:
 		lc.Install = launcher.InstallAlways
@@ -260,6 +266,7 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	}
 	who := o.lines(o.errOut)
 	lc = through(lc, who)
+	lc.Keep = keepForStock
 	bo := &bridgeOptions{hostOptions: o.hostOptions, out: io.Discard, errOut: io.Discard}
 	dir, err := os.MkdirTemp("", "towline-")
 	if err != nil {

@@ -39,7 +39,7 @@ func (o *connectOptions) flags(c *cobra.Command) {
 	f.BoolVar(&o.fresh, "new", false, "begin a new thread")
 	f.BoolVar(&o.plain, "plain", false, "show the connection being made as lines on standard error")
 	f.BoolVar(&o.json, "json", false, "connect, print each step as a JSON object, and leave")
-	f.BoolVar(&o.codex, "codex", false, "open a stock `codex --remote` on it instead of this UI")
+	f.BoolVar(&o.codex, "codex", false, "open a stock Codex UI on it (codex --remote) instead of this one")
 	f.BoolVar(&o.install, "install", false, "put this version there without asking, beside any other")
 	f.StringVar(&o.binary, "binary", "", "put `FILE` there, a towline for the host's system, instead of this program")
 	f.BoolVar(&o.noInstall, "no-install", false, "do not ask to put this program there")

@@ -28,9 +28,17 @@ type several struct {
 
 var _ remote.Conn = (*several)(nil)
 
+// moreLoginsText is what people should know who see their host log many logins,
+// or are asked for a second code.
+const moreLoginsText = "this machine's ssh has no multiplexing, so it logs in again for each command; a key in an agent spares the questions"
+
 // newSeveral takes the first login over. Later ones tell nobody of their stages:
 // the connection is made already.
 func newSeveral(c Config, r release, first *single) *several {
+	c.Events(remote.Event{Stage: remote.StageAuth, Detail: true, Text: moreLoginsText})
+	if c.Ask != nil {
+		c.Ask.Notice(destination(c.Target), moreLoginsText)
+	}
 	c.Events = func(remote.Event) {}
 	s := &several{c: c, r: r, done: make(chan struct{}), idle: first, open: map[*single]struct{}{}}
 	s.mu.Lock()

@@ -158,8 +158,12 @@ func TestMoreLogins(t *testing.T) {
 	relay := remotetest.StartRelay(t, d.Addr)
 	s := newSetting(t, "box", host("box", d, relay.Port()))
 	s.knows("box", d)
-	s.SingleChannel, s.MoreLogins = true, true
+	who := &person{}
+	s.SingleChannel, s.MoreLogins, s.Ask = true, true, who
 	c := s.must()
+	if told := strings.Join(who.notices, "\n"); !strings.Contains(told, "logs in again for each command") {
+		t.Errorf("nobody was told: %q", told)
+	}
 	before := len(s.events.stages())
 	for i := range 3 {
 		if out, _, err := remotetest.Run(t, c, fmt.Sprintf("echo %d", i)); out != fmt.Sprintf("%d\n", i) || err != nil {
