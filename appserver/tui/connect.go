@@ -38,6 +38,7 @@ type conn struct {
 	opens   int       // threads opened on it
 	heal    healing   // with a stream that outlives its link
 	cutTurn bool      // a turn was running that ended with the connection
+	tried   error     // how the last attempt to come back ended
 }
 
 // dial starts the next attempt.
@@ -83,6 +84,10 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	}
 	if msg.dial {
 		m.engine = protocol.EngineState{} // nobody is there to know
+	}
+	m.conn.tried = nil
+	if msg.dial {
+		m.conn.tried = msg.err
 	}
 	wait := backoff[min(m.conn.attempt, len(backoff)-1)]
 	m.conn.attempt++

@@ -198,8 +198,13 @@ func (m *model) lostLine(w int) string {
 	switch {
 	case m.boot != nil && m.boot.refused:
 		return " ▲ " + m.host() + " asks something before it lets us back   r answer   d detach"
-	case !m.comp.Empty() && m.screen == nil:
+	case m.screen != nil:
+		keys, short = "   ctrl+r retry", " ^r retry"
+	case !m.comp.Empty() || m.asking() != nil:
 		keys, short = "   ctrl+r retry   ctrl+d detach", " ^r retry ^d detach"
+	}
+	if err := m.refusal(); err != nil {
+		return text.Truncate(" ▲ "+m.host()+" does not let us back: "+explain(err).cause, max(w-text.Width(keys), 8), "…") + keys
 	}
 	try := "now"
 	if s := int(next.Sub(now).Round(time.Second).Seconds()); !next.IsZero() && s > 0 {
@@ -232,6 +237,19 @@ func (m *model) lostLine(w int) string {
 		}
 	}
 	return " ⟳" + short
+}
+
+// refusal is why trying again does not help until a person has done something,
+// nil when it may.
+func (m *model) refusal() error {
+	err := m.conn.tried
+	if h := &m.conn.heal; h.cut {
+		err = h.state.Err
+	}
+	if errors.Is(err, rpc.ErrRefused) {
+		return err
+	}
+	return nil
 }
 
 // lostWhy is why a connection was given up, where a person should know: because

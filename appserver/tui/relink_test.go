@@ -3,6 +3,7 @@ package tui
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/tui/theme"
+	"towline/config"
 )
 
 // healer is a stream whose link can be cut and mended: what is sent meanwhile
@@ -126,7 +128,7 @@ func TestCutLinkIsABannerAndNothingIsLost(t *testing.T) {
 	got := f.ask(protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
 	s.sees("Run this command?")
 	lk.set(LinkState{Attempt: 3, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: io.ErrUnexpectedEOF})
-	s.sees("⟳ unreachable", "(attempt 3, next in", "r retry   d detach", "Run this command?")
+	s.sees("⟳ unreachable", "(attempt 3, next in", "ctrl+r retry   ctrl+d detach", "Run this command?")
 	s.decides("y")
 	s.sees("not sent: dev-server is unreachable; answer when it is back", "Run this command?")
 	// What happens meanwhile is there after it.
@@ -359,5 +361,33 @@ func TestIdleConnectionsDoNotTick(t *testing.T) {
 	b.boot.queries = nil
 	if _, cmd := b.Update(applyMsg(func(*model) tea.Cmd { return nil })); cmd == nil {
 		t.Error("connecting does not move")
+	}
+}
+
+func TestRefusedReturnSaysWhy(t *testing.T) {
+	f := remoteFake(t)
+	s, lk := healing1(t, f, 120, 24)
+	lk.set(LinkState{Attempt: 2, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: fmt.Errorf("%w: %w", rpc.ErrRefused, &config.Problem{
+		Stage: "host key", Err: errors.New("the host key of dev-server changed"),
+	})})
+	s.sees("▲ dev-server does not let us back: the host key of dev-server changed   r retry   d detach")
+	s.keys("r")
+	<-lk.retries
+	lk.set(LinkState{Up: true, Since: time.Now()})
+	s.not("does not let us back")
+}
+
+func TestReturnSaysWhatItWas(t *testing.T) {
+	b := newBench(t, 80, 24, theme.Plain(), ownSession())
+	since := b.clock.Add(-31 * time.Second)
+	for want, why := range map[string]error{
+		"back after 31 s": io.EOF,
+		"back after 31 s: the server forgot us, so the thread was read anew": fmt.Errorf("read: %w", &rpc.LostError{Why: "the server forgot us"}),
+		"this terminal could not keep up, so the thread was read anew":       rpc.ErrSlow,
+		"connected anew": errReplaced,
+	} {
+		if got := b.backAfter(since, why); got != want {
+			t.Errorf("after %v: %q, want %q", why, got, want)
+		}
 	}
 }
