@@ -64,7 +64,7 @@ type Config struct {
 	// Keep is how long the host shall keep what a stream missed while there is no
 	// link; zero leaves it to the host, which then keeps it for an hour.
 	Keep time.Duration
-	Log   *slog.Logger
+	Log  *slog.Logger
 
 	parts parts // tests put others in their place
 }
