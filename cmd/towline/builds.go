@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 
 	"towline/config"
@@ -38,10 +39,21 @@ func findBuilds(paths config.Paths) (builds, error) {
 	return b, nil
 }
 
+// platformWord is what a system or a processor may be called in a file's name. It
+// is the host that says what it is.
+var platformWord = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
+
 // find is a launcher.Config's Build.
 func (b builds) find(goos, arch string) (bootstrap.Build, error) {
 	if goos == runtime.GOOS && arch == runtime.GOARCH {
 		return describeBuild(b.self, goos, arch)
+	}
+	if !platformWord.MatchString(goos) || !platformWord.MatchString(arch) {
+		return bootstrap.Build{}, &config.Problem{
+			Stage: remote.StageInstall, Exit: config.ExitUnavailable,
+			Err:   fmt.Errorf("the host calls itself %s/%s, which is no system Towline knows", printable(goos), printable(arch)),
+			Hints: []string{"see what it is with `uname -sm` there"},
+		}
 	}
 	name := "towline-" + goos + "-" + arch
 	for _, dir := range b.where {
