@@ -124,7 +124,8 @@ func (a *authenticator) password() (string, error) {
 // they were typing: it was never judged then.
 func (a *authenticator) remembered(what string, attempt int, q remote.SecretQuestion, name string) (string, error) {
 	s := a.h.run.cfg.Secrets
-	id := login(a.h.target) + "\x00" + what
+	// An address means another machine behind another jump host.
+	id := a.h.label + "\x00" + login(a.h.target) + "\x00" + what
 	if p, ok := s.password(id); ok {
 		if attempt == 1 {
 			a.used = "the " + name + " from before"

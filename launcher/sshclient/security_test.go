@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"towline/config"
+	"towline/config/sshconfig"
 	"towline/launcher/remote"
 )
 
@@ -73,5 +74,27 @@ func TestSecurityBannersAreBounded(t *testing.T) {
 	}
 	if strings.ContainsAny(who.told()+config.Explain(p), "\x1b\x07\u009b\u202e") {
 		t.Errorf("a terminal obeys %q", who.told())
+	}
+}
+
+// Behind a jump host the same address is another machine, which does not get the
+// jump host's password.
+func TestSecurityAPasswordStaysWithItsHop(t *testing.T) {
+	bastion := startOther(t, glider.PasswordAuth(func(_ glider.Context, p string) bool { return p == "bastion's" }), func(s *glider.Server) error {
+		s.LocalPortForwardingCallback = func(glider.Context, string, uint32) bool { return true }
+		s.ChannelHandlers = map[string]glider.ChannelHandler{"direct-tcpip": glider.DirectTCPIPHandler}
+		return nil
+	})
+	tt := bastion.target() // as seen from the bastion
+	tt.ProxyJump = []string{"bastion"}
+	who := &person{secret: func(q remote.SecretQuestion) (string, error) {
+		if q.Hop == "bastion" {
+			return "bastion's", nil
+		}
+		return "another", nil
+	}}
+	mustFail(t, Config{Target: tt, Ask: who, Resolve: resolver(map[string]sshconfig.Target{"bastion": bastion.target()})}, remote.StageAuth)
+	if asked := who.asked(); len(asked) < 2 || asked[1].Hop != "dev" {
+		t.Errorf("the second machine was sent a password meant for the first; asked only %+v", asked)
 	}
 }
