@@ -324,10 +324,33 @@ func (u *User) remove() {
 	if err := os.RemoveAll(u.Home); err != nil {
 		u.t.Error(err)
 	}
+	// The next account may get the same number: it must not find what others'
+	// programs left in the common folder.
+	for _, path := range u.Left() {
+		if err := os.RemoveAll(path); err != nil {
+			u.t.Error(err)
+		}
+	}
 }
 
-// Owner is the user id a file belongs to.
-func Owner(info os.FileInfo) int {
+// Left is what the account has in the common temporary folder.
+func (u *User) Left() []string {
+	u.t.Helper()
+	entries, err := os.ReadDir("/tmp")
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && owner(info) == u.UID && u.UID != 0 {
+			out = append(out, filepath.Join("/tmp", e.Name()))
+		}
+	}
+	return out
+}
+
+// owner is the user id a file belongs to.
+func owner(info os.FileInfo) int {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)
 	}

@@ -1,0 +1,119 @@
+package integration
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"towline/integration/peer"
+)
+
+// bridge is a running `towline bridge dev`.
+type bridge struct {
+	addr string
+	cmd  *exec.Cmd
+}
+
+// startBridge starts one on the laptop and waits until it says where it is.
+func startBridge(t *testing.T, l *peer.Laptop, args ...string) *bridge {
+	t.Helper()
+	b := &bridge{}
+	b.cmd = l.Command(t.Context(), append([]string{peer.Binary(t), "bridge", "dev", "--json"}, args...)...)
+	out, err := b.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	b.cmd.Stderr = &said
+	if err := b.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make(chan []byte, 1)
+	go func() { raw, _ := bufio.NewReader(out).ReadBytes('\n'); line <- raw }() // ends with the process
+	t.Cleanup(func() {
+		_ = b.cmd.Process.Signal(syscall.SIGTERM)
+		_ = b.cmd.Wait()
+		if t.Failed() {
+			t.Logf("the bridge said:\n%s", said.String())
+		}
+	})
+	var r struct {
+		Ready  bool   `json:"ready"`
+		Listen string `json:"listen"`
+	}
+	select {
+	case raw := <-line:
+		if err := json.Unmarshal(raw, &r); err != nil || !r.Ready || r.Listen == "" {
+			t.Fatalf("the bridge said %q: %v", raw, err)
+		}
+	case <-time.After(peer.Patience):
+		t.Fatal("the bridge says nothing")
+	}
+	b.addr = r.Listen
+	return b
+}
+
+// A stock `codex --remote` on the bridge works across a link that is cut all the
+// time, and never knows: each turn ends, each approval counts, and nothing of an
+// answer is missing or there twice.
+func TestStockCodexOnTheBridgeNeverSeesTheCuts(t *testing.T) {
+	peer.EachCodex(t, func(t *testing.T, c peer.Codex) {
+		l, u := peer.NewLaptop(t), installed(t)
+		s := peer.StartOpenSSH(t, peer.OpenSSH{NoForwarding: true})
+		link := peer.NewChaos(t, s.Addr, peer.Weather{Life: 2 * time.Second, Bytes: 1 << 20, Stall: 300 * time.Millisecond})
+		behind(t, l, s, u, link.Addr)
+		b := startBridge(t, l, "--listen", "ws://127.0.0.1:0")
+		l.InstallCodex(c, "bin", "http://127.0.0.1:9/v1")
+		term := l.Open(110, 40, "env", "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost",
+			l.Path("bin/codex"), "--remote", b.addr)
+		term.Wait("Ask Codex to do anything")
+		link.Begin()
+		for _, file := range []string{"one", "two", "three"} {
+			say(term, "run touch "+u.Path("src/shop/"+file)+" outside the sandbox")
+			term.Wait("Would you like to run the following command?")
+			term.Keys("y")
+			term.WaitGone("Would you like to run the following command?")
+			term.WaitMatch(`(?s)` + file + `.*ended well`)
+			say(term, "count to 15 slowly, "+file)
+			term.WaitMatch(`(?s)slowly, ` + file + `.*13\s+14\s+15\s+done`)
+		}
+		link.Calm()
+		say(term, "hello there")
+		term.WaitMatch(`(?s)hello there.*Rehearsal`)
+		screen := term.Scrollback()
+		if n := strings.Count(screen, "13 14 15 done"); n != 3 {
+			t.Errorf("three answers are there %d times:\n%s", n, screen)
+		}
+		for _, file := range []string{"one", "two", "three"} {
+			if _, err := os.Stat(u.Path("src/shop/" + file)); err != nil {
+				t.Error(err)
+			}
+		}
+		if strings.Contains(screen, "Reconnecting") {
+			t.Errorf("the client noticed:\n%s", screen)
+		}
+		if link.Cuts() < 5 {
+			t.Errorf("only %d cuts", link.Cuts())
+		}
+	})
+}
+
+// Whoever else is on the laptop cannot use the bridge.
+func TestBridgeIsForItsOwnerOnly(t *testing.T) {
+	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
+	r.user.Rehearse()
+	r.user.Place(peer.Binary(t), ".local/bin/towline")
+	b := startBridge(t, r.laptop, "--listen", "unix://"+r.laptop.Path("b.sock"))
+	if b.addr != "unix://"+r.laptop.Path("b.sock") {
+		t.Errorf("it listens on %s", b.addr)
+	}
+	info, err := os.Stat(r.laptop.Path("b.sock"))
+	if err != nil || info.Mode().Perm()&0o077 != 0 {
+		t.Errorf("the socket: %v, %v", info, err)
+	}
+}
