@@ -61,6 +61,18 @@ func (a *asks) lost() {
 	*a = asks{closed: a.closed, last: a.last, ticking: a.ticking}
 }
 
+// quieten takes the keys from the questions for a moment, because the link is
+// back: r and d were the banner's until now, for who saw nothing else. An answer
+// that is being written goes on.
+func (a *asks) quieten(now time.Time) {
+	for _, q := range a.open {
+		if q.live && !q.p.Typing() {
+			q.live, q.since = false, now
+			a.last = now // what is pressed in that moment is no text either
+		}
+	}
+}
+
 func (a *asks) expire(now time.Time) {
 	if a.closed.text != "" && now.Sub(a.closed.at) > closedTime {
 		a.closed = closedAsk{}

@@ -76,21 +76,16 @@ func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
 	if lost && s == "ctrl+r" {
 		return m.retry(), true
 	}
-	if m.screen != nil || !m.comp.Empty() || m.asking() != nil && !m.askQuiet() {
+	letters := m.lettersAreFree()
+	if !letters && (m.screen != nil || !m.comp.Empty() || m.asking() != nil && !m.askQuiet()) {
 		return nil, false
 	}
-	var act func(m *model) tea.Cmd
-	switch o := m.remote(); {
-	case lost && s == "r":
-		act = (*model).retry
-	case lost && s == "d":
-		act = (*model).detach
-	case s == "u" && o != nil && o.Skew.Update != nil && (o.Skew.Blocked || !m.boot.hidden):
-		act = (*model).updateHost
-	case s == "x" && len(m.bootBanner()) > 0 && !m.boot.hidden:
-		act = func(m *model) tea.Cmd { m.boot.hidden = true; return nil }
-	default:
+	act := m.bannerAct(s)
+	if act == nil {
 		return nil, false
+	}
+	if letters {
+		return act(m), true
 	}
 	m.bannerLetter = s
 	return m.link.after(bannerWait, func(m *model) tea.Cmd {
@@ -100,6 +95,28 @@ func (m *model) bannerKey(k tea.KeyPressMsg) (tea.Cmd, bool) {
 		m.bannerLetter = ""
 		return act(m)
 	}), true
+}
+
+// lettersAreFree reports whether the screen is one where letters are no text.
+func (m *model) lettersAreFree() bool {
+	p, ok := m.screen.(*picker)
+	return ok && !p.typing
+}
+
+// bannerAct is what a letter means that a banner offers; nil for any other.
+func (m *model) bannerAct(s string) func(m *model) tea.Cmd {
+	lost := !m.live() && m.conn.met
+	switch o := m.remote(); {
+	case lost && s == "r":
+		return (*model).retry
+	case lost && s == "d":
+		return (*model).detach
+	case s == "u" && o != nil && o.Skew.Update != nil && (o.Skew.Blocked || !m.boot.hidden):
+		return (*model).updateHost
+	case s == "x" && len(m.bootBanner()) > 0 && !m.boot.hidden:
+		return func(m *model) tea.Cmd { m.boot.hidden = true; return nil }
+	}
+	return nil
 }
 
 // chromeKey is for keys that are neither text nor answers.

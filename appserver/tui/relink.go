@@ -75,6 +75,7 @@ func (m *model) linkChanged(msg linkMsg) tea.Cmd {
 			m.boot.refused = false
 		}
 		h.counting, h.back, h.away = true, 0, now.Sub(h.since)
+		m.asks.quieten(now)
 		m.sayBack()
 		gen := msg.gen
 		return m.link.after(caughtUp, func(m *model) tea.Cmd {
@@ -198,6 +199,7 @@ func (m *model) lostLine(w int) string {
 	switch {
 	case m.boot != nil && m.boot.refused:
 		return " ▲ " + m.host() + " asks something before it lets us back   r answer   d detach"
+	case m.lettersAreFree():
 	case m.screen != nil:
 		keys, short = "   ctrl+r retry", " ^r retry"
 	case !m.comp.Empty() || m.asking() != nil:

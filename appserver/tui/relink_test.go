@@ -151,6 +151,44 @@ func TestCutLinkIsABannerAndNothingIsLost(t *testing.T) {
 	}
 }
 
+// The banner of a lost link and a question both have an r and a d. Pressed as the
+// link returns they do neither.
+func TestLettersOfTheBannerDoNotAnswerWhenTheLinkReturns(t *testing.T) {
+	b := newBench(t, 80, 24, theme.Plain(), ownSession())
+	b.open1(opened("t-1", ""))
+	gen := b.conn.gen
+	b.Update(linkMsg{gen, LinkState{Since: b.clock, Attempt: 1}})
+	b.request(1, protocol.ReqCommandApproval, commandAsk("c1", "make deploy"))
+	b.draw()
+	b.clock = b.clock.Add(time.Minute)
+	lines, _, _ := b.draw()
+	if s := strings.Join(lines, "\n"); !strings.Contains(s, "ctrl+d detach") || strings.Contains(s, "   d detach") {
+		t.Errorf("the banner offers what the question has:\n%s", s)
+	}
+	b.askQuiet() // it has the keys
+	b.Update(linkMsg{gen, LinkState{Up: true, Since: b.clock}})
+	b.press("d")
+	b.press("r")
+	b.draw()
+	if len(b.asks.open) != 1 || b.asks.open[0].p.Typing() || b.comp.Text() != "" || b.bannerLetter != "" {
+		t.Fatalf("open %d, composer %q, banner %q", len(b.asks.open), b.comp.Text(), b.bannerLetter)
+	}
+	b.clock = b.clock.Add(2 * readingGrace)
+	b.press("r")
+	if !b.asks.open[0].p.Typing() {
+		t.Error("r means nothing after the pause")
+	}
+	// What is being written stays the question's across a cut.
+	b.Update(linkMsg{gen, LinkState{Since: b.clock, Attempt: 1}})
+	b.press("n")
+	b.Update(linkMsg{gen, LinkState{Up: true, Since: b.clock}})
+	b.press("o")
+	lines, _, _ = b.draw()
+	if s := strings.Join(lines, "\n"); !strings.Contains(s, "no") || !b.asks.open[0].p.Typing() || b.comp.Text() != "" {
+		t.Errorf("the reason is lost; the composer has %q:\n%s", b.comp.Text(), s)
+	}
+}
+
 func TestTypingGoesOnWhileTheLinkIsCut(t *testing.T) {
 	f := remoteFake(t)
 	s, lk := healing1(t, f, 80, 24)
@@ -315,6 +353,22 @@ func TestVersionSkewIsSaidAndCanBlock(t *testing.T) {
 	}
 	s.keys("now do it", "<enter>")
 	f.wait("turn/start", 1)
+}
+
+func TestBannerOverTheListOffersItsKeys(t *testing.T) {
+	f := remoteFake(t)
+	f.reply("thread/list", obj{"data": []any{listed("t-1", "old talk", "idle")}})
+	l := newLaunch(f)
+	asked := make(chan struct{})
+	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(ctx context.Context, _ Connecting) (Opened, error) {
+		close(asked)
+		return Opened{}, ErrAborted
+	}}
+	s := start(t, f, 100, 24, l.config)
+	s.sees("old talk", "sending is blocked: too new   u update")
+	s.keys("u")
+	<-asked
+	s.sees("old talk")
 }
 
 func TestSkewNoticeCanBeSentAway(t *testing.T) {
