@@ -98,3 +98,43 @@ func TestSecurityAPasswordStaysWithItsHop(t *testing.T) {
 		t.Errorf("the second machine was sent a password meant for the first; asked only %+v", asked)
 	}
 }
+
+// What a server opens towards us without being asked is refused, an agent that the
+// configuration would forward included.
+func TestSecurityServerOpensNothingUnasked(t *testing.T) {
+	signer, err := ssh.NewSignerFromKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, ed25519.SeedSize)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &ssh.ServerConfig{NoClientAuth: true}
+	cfg.AddHostKey(signer)
+	opened := make(chan string, 16)
+	port := server(t, func(c net.Conn) {
+		sc, chans, reqs, err := ssh.NewServerConn(c, cfg)
+		if err != nil {
+			return
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { ssh.DiscardRequests(reqs) })
+		wg.Go(func() {
+			for nc := range chans {
+				_ = nc.Reject(ssh.Prohibited, "no")
+			}
+		})
+		for _, kind := range []string{"auth-agent@openssh.com", "auth-agent", "x11", "forwarded-tcpip", "forwarded-streamlocal@openssh.com", "session", "direct-tcpip", "tun@openssh.com"} {
+			if _, _, err := sc.OpenChannel(kind, nil); err == nil {
+				opened <- kind
+			}
+		}
+		close(opened)
+		_ = sc.Wait()
+		wg.Wait()
+	})
+	tt := at("dev", port, "ada", "", "/dev/null")
+	tt.StrictHostKeyChecking, tt.ForwardAgent, tt.IdentityAgent = "accept-new", "yes", ""
+	c := mustDial(t, Config{Target: tt, Environ: env("SSH_AUTH_SOCK", startAgent(t))})
+	for kind := range opened {
+		t.Errorf("the server opened %s", kind)
+	}
+	_ = c.Close()
+}
