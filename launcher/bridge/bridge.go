@@ -12,6 +12,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -26,6 +27,12 @@ import (
 // Codex gives a connection 10 seconds to answer initialize before it gives up,
 // but one that waits for a link to return may be patient.
 const DefaultDialTimeout = 60 * time.Second
+
+// Pauses between attempts to reach a remote for a client that waits.
+const (
+	redialFirst = 100 * time.Millisecond
+	redialMost  = 2 * time.Second
+)
 
 // Config is what New needs. Dial is required.
 type Config struct {
@@ -133,20 +140,34 @@ func (b *Bridge) Serve(ctx context.Context, client rpc.Stream, remote string) er
 	return err
 }
 
+// dial opens a client's stream. A remote that is not there at the moment is tried
+// again until the time is up: who connects while the link is down shall not fare
+// worse than who was there before. What only a person can mend is not.
 func (b *Bridge) dial(ctx context.Context) (rpc.Stream, error) {
 	late := errors.New("the remote could not be reached in time")
 	dctx, cancel := context.WithTimeoutCause(ctx, b.cfg.DialTimeout, late)
 	defer cancel()
-	up, err := b.cfg.Dial(dctx)
-	switch {
-	case err == nil:
-		return up, nil
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx) // the client left meanwhile, or we end
-	case errors.Is(err, context.DeadlineExceeded):
-		return nil, late
+	var last error
+	for pause := redialFirst; ; pause = min(2*pause, redialMost) {
+		up, err := b.cfg.Dial(dctx)
+		switch {
+		case err == nil:
+			return up, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx) // the client left meanwhile, or we end
+		case dctx.Err() != nil:
+			return nil, cmp.Or(last, late)
+		case errors.Is(err, rpc.ErrRefused):
+			return nil, err
+		}
+		last = err
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-dctx.Done():
+			t.Stop()
+		}
 	}
-	return nil, err
 }
 
 // carry copies both ways until one end is finished. What that end said before

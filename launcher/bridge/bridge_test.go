@@ -175,7 +175,7 @@ func TestLastWordsAreDelivered(t *testing.T) {
 }
 
 func TestAClientOfAnUnreachableRemoteIsLetGo(t *testing.T) {
-	cause := errors.New("no route to host")
+	cause := fmt.Errorf("the host key changed: %w", rpc.ErrRefused) // nothing that waiting mends
 	events := make(chan bridge.Event, 8)
 	b := bridge.New(bridge.Config{
 		Dial:   func(context.Context) (rpc.Stream, error) { return nil, cause },
@@ -194,6 +194,30 @@ func TestAClientOfAnUnreachableRemoteIsLetGo(t *testing.T) {
 	if e := wait(t, events, "event"); e.What != bridge.Left || e.Clients != 0 {
 		t.Errorf("event %+v", e)
 	}
+}
+
+// Who connects while the link is down waits for it.
+func TestAClientWaitsForARemoteThatComesBack(t *testing.T) {
+	tries := 0
+	far, near := rpc.Pipe(1)
+	b := bridge.New(bridge.Config{Dial: func(context.Context) (rpc.Stream, error) {
+		if tries++; tries < 3 {
+			return nil, errors.New("connection refused")
+		}
+		return near, nil
+	}})
+	client, done := serve(t, b)
+	if err := far.Write(t.Context(), []byte(`{"method":"hello"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := client.Read(t.Context()); err != nil || string(m) != `{"method":"hello"}` {
+		t.Errorf("the client reads %q, %v", m, err)
+	}
+	_ = client.Close(nil)
+	if err := wait(t, done, "end"); err != nil {
+		t.Error(err)
+	}
+	_ = far.Close(nil)
 }
 
 func TestAClientThatLeavesWhileDiallingStopsIt(t *testing.T) {
