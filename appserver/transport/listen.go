@@ -309,6 +309,14 @@ func (l *counted) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		l.mu.Lock()
+		crowded := l.pending >= l.opts.MaxPending/4
+		l.mu.Unlock()
+		if crowded && !(*Listener)(l).ours(c) {
+			l.opts.Log.Warn("refused a stranger's connection: there are many", "via", l.via)
+			_ = c.Close()
+			continue
+		}
+		l.mu.Lock()
 		full := l.conns >= l.opts.MaxConns || l.pending >= l.opts.MaxPending
 		if !full {
 			l.conns++

@@ -287,6 +287,25 @@ func TestLimitsOfStrangersAtTheDoor(t *testing.T) {
 	})
 }
 
+// Anybody on this machine reaches a TCP port. They cannot keep its owner out by
+// taking all places of those who have not said what they want.
+func TestSecurityStrangersDoNotTakeAllPlaces(t *testing.T) {
+	l := open(t, "ws://127.0.0.1:0", Options{}, echo)
+	cmd := asNobody(t, "TRANSPORT_TEST_CROWD="+strings.TrimPrefix(l.URL(), "ws://"))
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = in.Close(), cmd.Wait() }()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "there\n" {
+		t.Fatalf("%q, %v", line, err)
+	}
+	if got := roundTrip(t, dial(t, l.URL()), "1"); got != "1" {
+		t.Errorf("its owner gets %q", got)
+	}
+}
+
 func TestSilentClientIsCutOff(t *testing.T) {
 	eachDoor(t, func(t *testing.T, url string) {
 		l, err := Listen(t.Context(), url, Options{})

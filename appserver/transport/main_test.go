@@ -35,6 +35,10 @@ func TestMain(m *testing.M) {
 		listenAsStranger(path)
 		return
 	}
+	if addr := os.Getenv("TRANSPORT_TEST_CROWD"); addr != "" {
+		crowdAsStranger(addr)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -211,4 +215,19 @@ func listenAsStranger(path string) {
 	fmt.Println("listening")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	_ = l.Close()
+}
+
+// crowdAsStranger opens many connections and says nothing on them, until its
+// standard input ends.
+func crowdAsStranger(addr string) {
+	for range 2 * defaultMaxPending {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		defer c.Close() //nolint:gocritic // all at the end
+	}
+	fmt.Println("there")
+	_, _ = io.Copy(io.Discard, os.Stdin)
 }

@@ -12,6 +12,23 @@ import (
 	"strconv"
 )
 
+// ours reports whether c is seen to come from a process of this user. It is asked
+// before there is a request, when many keep us waiting for theirs: anybody on this
+// machine can reach a TCP port, and must not be able to take all places at it.
+func (l *Listener) ours(c net.Conn) bool {
+	if uc, ok := c.(*net.UnixConn); ok {
+		cred, err := peerCredentials(uc)
+		return err == nil && cred.uid == l.uid
+	}
+	client, err1 := netip.ParseAddrPort(c.RemoteAddr().String())
+	server, err2 := netip.ParseAddrPort(c.LocalAddr().String())
+	if err1 != nil || err2 != nil {
+		return false
+	}
+	o, err := socketOwner(client, server)
+	return err == nil && o.uid == l.uid
+}
+
 // owned checks that the process at the other end of c belongs to the user this
 // process runs as, and names it for logs. The error is for the one refused.
 func (l *Listener) owned(c net.Conn) (remote string, err error) {
