@@ -255,7 +255,7 @@ func (s *Session) openFirst(ctx context.Context, p *progress, conn remote.Conn) 
 func (s *Session) keep(st rpc.Stream) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.first = st
+	s.first, s.firstOn, s.firstAt = st, s.conn, time.Now()
 }
 
 // look probes and chooses, and installs when it must and may.

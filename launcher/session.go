@@ -46,6 +46,8 @@ type Session struct {
 	found   *found
 	opened  bootstrap.Opened
 	first   rpc.Stream // opened by Connect, for the first Dial
+	firstOn remote.Conn
+	firstAt time.Time
 	agent   *agentfwd.Holder
 	streams map[*stream]struct{}
 	changed chan struct{}
@@ -75,14 +77,29 @@ func (s *Session) identity() string { return identity(s.target, s.cfg.options(ni
 func (s *Session) Dial(ctx context.Context) (rpc.Stream, error) {
 	s.mu.Lock()
 	st, opened := s.first, s.opened
-	s.first = nil
+	fresh := st != nil && time.Since(s.firstAt) < firstLasts && !over(s.firstOn)
+	s.first, s.firstOn = nil, nil
 	s.mu.Unlock()
-	if st == nil {
-		var err error
-		if st, opened, err = s.link(ctx); err != nil {
-			return nil, err
+	if fresh {
+		if out, err := s.stream(ctx, st, opened); err == nil || ctx.Err() != nil {
+			return out, err
 		}
+	} else if st != nil {
+		_ = st.Close(nil)
 	}
+	st, opened, err := s.link(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.stream(ctx, st, opened)
+}
+
+// firstLasts is for how long the stream that Connect opened is good. Whoever is
+// first may come much later, and hosts give up on a stream that says nothing.
+const firstLasts = 10 * time.Second
+
+// stream makes st, a link just opened, what Dial returns.
+func (s *Session) stream(ctx context.Context, st rpc.Stream, opened bootstrap.Opened) (rpc.Stream, error) {
 	if !opened.Resumable {
 		return s.register(&stream{Stream: st, s: s})
 	}

@@ -59,6 +59,37 @@ func TestAStreamOutlivesTheConnection(t *testing.T) {
 	}
 }
 
+// A bridge's first client may come long after the bridge. What Connect opened is
+// dead by then: the host heard nothing on it, or the link was cut.
+func TestTheFirstStreamMayBeAskedForLate(t *testing.T) {
+	for _, plain := range []bool{false, true} {
+		for name, ruin := range map[string]func(w *world, s *Session){
+			"too late": func(_ *world, s *Session) { s.firstAt = s.firstAt.Add(-time.Hour) },
+			"the link was cut": func(w *world, s *Session) {
+				w.newest().cut(errors.New("connection reset"))
+				<-s.firstOn.Done()
+			},
+			"the host gave up on it": func(_ *world, s *Session) {
+				if s.opened.Resumable { // nothing shows that of a plain one
+					_ = s.first.Close(nil)
+				}
+			},
+		} {
+			t.Run(fmt.Sprintf("%s, plain %v", name, plain), func(t *testing.T) {
+				w := newWorld(t)
+				w.plain = plain
+				s := w.connect(w.config())
+				ruin(w, s)
+				st := dialStream(t, s)
+				send(t, st, "0")
+				if got := receive(t, st); got != "echo 0" {
+					t.Errorf("got %q", got)
+				}
+			})
+		}
+	}
+}
+
 func TestStreamsThatComeBackShareOneConnection(t *testing.T) {
 	w := newWorld(t)
 	s := w.connect(w.config())
