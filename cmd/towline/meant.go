@@ -15,12 +15,11 @@ import (
 	"towline/config/sshconfig"
 )
 
-// meant refuses a word that is no host and nearly a command: a typo must not
-// end as a connection that fails. A name of the ssh configuration is a host,
+// meant refuses a word that is no host and nearly a command or a host: a typo
+// must not end as a connection that fails. A name of the ssh configuration is a host,
 // whatever it looks like, and so is one that has an address.
 func meant(cmd *cobra.Command, word, sshFile string) error {
-	near := cmd.SuggestionsFor(word)
-	if len(near) == 0 || strings.ContainsAny(word, "@:/") {
+	if strings.ContainsAny(word, "@:/") {
 		return nil
 	}
 	_, cfg, err := setup()
@@ -33,10 +32,18 @@ func meant(cmd *cobra.Command, word, sshFile string) error {
 	if isHost(cfg, word) {
 		return nil
 	}
+	near := cmd.SuggestionsFor(word)
+	if host := sshconfig.List(sshOptions(cfg, "")).Nearest(word); host != "" {
+		near = append(near, host)
+	}
+	if len(near) == 0 {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 3*time.Second)
 	defer cancel()
-	// A Match block or canonicalisation may know a name that no list has.
-	if t, err := sshconfig.Resolve(ctx, sshOptions(cfg, ""), word); err == nil && t.HostName != word {
+	// A Match block or canonicalisation may know a name that no list has, and a
+	// bastion one that no name service here has.
+	if t, err := sshconfig.Resolve(ctx, sshOptions(cfg, ""), word); err == nil && (t.HostName != word || len(t.ProxyJump) > 0 || t.ProxyCommand != "") {
 		return nil
 	}
 	if _, err := net.DefaultResolver.LookupHost(ctx, word); err == nil {

@@ -39,6 +39,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	o.flags(root)
+	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
@@ -51,10 +52,36 @@ func newRoot() *cobra.Command {
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
+			p := &config.Problem{Err: miscounted(check, cmd, args, err), Exit: config.ExitUsage}
+			if near := cmd.SuggestionsFor(first(args)); !cmd.HasParent() && len(near) > 0 {
+				p.Hints = []string{"did you mean `" + cmd.Name() + " " + near[0] + "`?"}
+			}
+			p.Hints = append(p.Hints, "see `"+cmd.CommandPath()+" --help`")
+			return p
 		}
 		return nil
 	}
+}
+
+// miscounted says of err, which check has about args, which of them is too much
+// or what is missing.
+func miscounted(check cobra.PositionalArgs, cmd *cobra.Command, args []string, err error) error {
+	for i := len(args) - 1; i >= 0; i-- {
+		if check(cmd, args[:i]) == nil {
+			return fmt.Errorf("%q is one word too many", args[i])
+		}
+	}
+	if _, missing, ok := strings.Cut(cmd.Use, " "); ok && len(args) == 0 {
+		return fmt.Errorf("%s is missing", missing)
+	}
+	return err
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }
 
 // setup finds the paths and reads the configuration, as every command begins.

@@ -74,6 +74,18 @@ func nearestKeyword(key string) string {
 	return best
 }
 
+// Nearest is the alias of a listing that name was probably meant to be, "" when
+// none is close: two letters off, and fewer in short names.
+func (l Listing) Nearest(name string) string {
+	best, least := "", min(2, (len(name)-1)/2)+1
+	for _, a := range l.Aliases {
+		if d := distance(strings.ToLower(name), strings.ToLower(a.Name)); d < least {
+			best, least = a.Name, d
+		}
+	}
+	return best
+}
+
 // distance counts the letters to add, drop or change to get from a to b.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)

@@ -229,3 +229,12 @@ func TestWindowsPlaces(t *testing.T) {
 		t.Error("user names")
 	}
 }
+
+func TestNearest(t *testing.T) {
+	l := Listing{Aliases: []Alias{{Name: "dev-server"}, {Name: "db"}, {Name: "Bastion"}}}
+	for name, want := range map[string]string{"dev-sever": "dev-server", "dev-srever": "dev-server", "bastoin": "Bastion", "dc": "", "d": "", "": "", "prod": "", "example.com": ""} {
+		if got := l.Nearest(name); got != want {
+			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
+	}
+}

@@ -122,7 +122,7 @@ func (h *hop) dialProblem(err error) *config.Problem {
 		return h.refusedByHop(refuse)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return h.problem(remote.StageDial, &described{"connection refused: the machine is up, and nothing listens there", err}, "", config.ExitUnavailable,
-			"check the port, and that sshd runs there: `systemctl status ssh`")
+			"check the port; on "+where+", whether sshd runs: `systemctl status ssh`")
 	case isTimeout(err):
 		return h.problem(remote.StageDial, &described{"no answer within " + h.patience().String(), err}, "", config.ExitUnavailable,
 			"check that the machine is up and that the network or VPN lets you there: `nc -vz "+h.target.HostName+" "+itoa(h.port())+"`",
