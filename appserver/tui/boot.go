@@ -53,6 +53,8 @@ type boot struct {
 	ticking bool
 	fresh   bool // the next step begins another log
 	hidden  bool // the banner about the connection was sent away
+	// replaced: another connection took the place of one that worked.
+	replaced bool
 }
 
 // beginConnect runs f behind the connect screen.
@@ -139,7 +141,7 @@ func (m *model) connected(msg connectedMsg) tea.Cmd {
 	if again {
 		// The stream to what was there before ends with it, and the next one is
 		// dialled as after any loss.
-		b.phase = bootIdle
+		b.phase, b.replaced = bootIdle, true
 		m.link.drop(errReplaced)
 		return wake
 	}

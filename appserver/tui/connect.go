@@ -154,6 +154,13 @@ func (m *model) up(msg upMsg) tea.Cmd {
 // returned brings the screen up to date after a loss.
 func (m *model) returned(since time.Time, why error) tea.Cmd {
 	cmds := []tea.Cmd{m.list.refresh(m)}
+	if m.boot != nil && m.boot.replaced {
+		m.boot.replaced, why = false, errReplaced
+		if m.cur.id == "" { // what was not possible before may be now
+			m.screen, m.landing = nil, true
+			return tea.Batch(append(cmds, m.land())...)
+		}
+	}
 	if m.cur.id == "" {
 		m.say("%s", m.backAfter(since, why))
 		if m.screen != nil {

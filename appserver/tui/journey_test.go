@@ -6,6 +6,7 @@ import (
 	"image/color"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	tea "charm.land/bubbletea/v2"
@@ -97,6 +98,34 @@ func TestSteerTooLateBecomesATurn(t *testing.T) {
 	p := f.wait("turn/start", 1)
 	if !strings.Contains(string(p), "one more thing") {
 		t.Errorf("turn/start with %s", p)
+	}
+}
+
+// The turn's end and the refusal to steer it may come one after the other, as
+// they do after a cut: what was written is said once.
+func TestSteerIntoATurnThatEndsIsSaidOnce(t *testing.T) {
+	f := newFake(t).session(protocol.Session{})
+	var once sync.Once
+	shown := make(chan struct{})
+	f.set("turn/steer", func(json.RawMessage) (any, error) {
+		once.Do(func() { f.completed("u-1", "completed") })
+		<-shown
+		return nil, protocol.Errorf("no active turn to steer")
+	})
+	s := start(t, f, 80, 24)
+	s.sees("○ new")
+	f.started("u-1")
+	s.sees("● working")
+	s.keys("one more thing", "<enter>")
+	s.sees("› one more thing")
+	s.not("queued")
+	close(shown)
+	if p := f.wait("turn/start", 1); !strings.Contains(string(p), "one more thing") {
+		t.Errorf("turn/start with %s", p)
+	}
+	s.keys("and another", "<enter>")
+	if p := f.wait("turn/start", 2); !strings.Contains(string(p), "and another") {
+		t.Errorf("said again: %s", p)
 	}
 }
 

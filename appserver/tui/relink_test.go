@@ -355,6 +355,18 @@ func TestVersionSkewIsSaidAndCanBlock(t *testing.T) {
 	f.wait("turn/start", 1)
 }
 
+func TestUpdateFromAnEmptyListBegins(t *testing.T) {
+	f := remoteFake(t)
+	l := newLaunch(f)
+	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(context.Context, Connecting) (Opened, error) {
+		return Opened{Dial: f.dial, Project: "/home/ana/src/shop"}, nil
+	}}
+	s := start(t, f, 100, 24, l.config)
+	s.sees("no threads yet", "sending is blocked: too new   u update")
+	s.keys("u")
+	s.sees("○ new", "what should be done?")
+}
+
 func TestBannerOverTheListOffersItsKeys(t *testing.T) {
 	f := remoteFake(t)
 	f.reply("thread/list", obj{"data": []any{listed("t-1", "old talk", "idle")}})

@@ -2,6 +2,7 @@ package tui
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	tea "charm.land/bubbletea/v2"
@@ -70,8 +71,12 @@ func (m *model) transmit(p pending, again bool) tea.Cmd {
 	if p.steer {
 		params := map[string]any{"threadId": id, "expectedTurnId": m.cur.turn, "input": input, "clientUserMessageId": p.id}
 		return call(m.link, "turn/steer", params, func(m *model, _ json.RawMessage, err error) tea.Cmd {
-			if _, no := refused(err); no && m.take(id, p.id) {
-				// The turn ended between: then it is a turn of its own.
+			if _, no := refused(err); no {
+				// The turn ended between: then it is a turn of its own, unless its end
+				// was heard first and has made it one.
+				if !m.take(id, p.id) {
+					return nil
+				}
 				return m.startTurn(id, p, again)
 			}
 			return m.notSent(id, p, err)
@@ -113,6 +118,12 @@ func (m *model) notSent(id protocol.ThreadID, p pending, err error) tea.Cmd {
 		m.tr.Note("", "", transcript.Note{Kind: transcript.NoteFail, Text: "not sent: " + err.Error()})
 	}
 	return nil
+}
+
+// steering reports whether a message is still meant for the turn that ran when
+// it was written.
+func (m *model) steering(id protocol.ThreadID, clientID string) bool {
+	return m.cur.id == id && slices.ContainsFunc(m.cur.pending, func(p pending) bool { return p.id == clientID && p.steer })
 }
 
 // take removes a message from those under way and reports whether it was there.
