@@ -74,7 +74,7 @@ func (m *model) transmit(p pending, again bool) tea.Cmd {
 			if _, no := refused(err); no {
 				// The turn ended between: then it is a turn of its own, unless its end
 				// was heard first and has made it one.
-				if !m.take(id, p.id) {
+				if !m.steering(id, p.id) || !m.take(id, p.id) {
 					return nil
 				}
 				return m.startTurn(id, p, again)
