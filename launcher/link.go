@@ -152,7 +152,12 @@ func final(err error) error {
 		return err
 	}
 	switch p.Stage {
-	case remote.StageHostKey, remote.StageAuth, remote.StageVersion, remote.StageFind:
+	case remote.StageHostKey, remote.StageAuth:
+		if p.Exit == config.ExitUnavailable {
+			return err // the link died on the way; nobody refused anything
+		}
+		fallthrough
+	case remote.StageVersion, remote.StageFind:
 		q := *p
 		q.Err = fmt.Errorf("%w (%w)", p.Err, rpc.ErrRefused)
 		return &q

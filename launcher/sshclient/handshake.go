@@ -278,7 +278,7 @@ func (a *attempt) authProblem(err error, words string) error {
 		return h.problem(remote.StageAuth, &described{errHungUp.Error() + " before the login began", err}, words, config.ExitUnavailable, h.verbose())
 	}
 	hints := slices.Clone(au.hints)
-	text := "permission denied"
+	text, exit := "permission denied", config.ExitDenied
 	switch {
 	case strings.Contains(strings.ToLower(words), tooManyWords):
 		text = fmt.Sprintf("the server gave up after %s", plural(len(au.offered), "key"))
@@ -286,7 +286,7 @@ func (a *attempt) authProblem(err error, words string) error {
 	case words != "":
 		text = errHungUp.Error()
 	case errors.Is(a.verdict, errHungUp), !errors.Is(a.verdict, errNoMethod) && isEnd(err):
-		text = errHungUp.Error() + " during the login"
+		text, exit = errHungUp.Error()+" during the login", config.ExitUnavailable
 		if len(au.offered) > 3 {
 			hints = append(hints, "it may have had too many keys: set `IdentitiesOnly yes` and `IdentityFile` under `Host "+h.label+"` in ~/.ssh/config")
 		}
@@ -303,7 +303,7 @@ func (a *attempt) authProblem(err error, words string) error {
 	if len(hints) == 0 || words == "" && errors.Is(a.verdict, errNoMethod) {
 		hints = append(hints, au.advice()...)
 	}
-	return h.problem(remote.StageAuth, &described{text, err}, words, config.ExitDenied, hints...)
+	return h.problem(remote.StageAuth, &described{text, err}, words, exit, hints...)
 }
 
 // advice is what to do when nothing the server takes could be given.

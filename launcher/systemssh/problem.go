@@ -133,7 +133,7 @@ var causes = []cause{
 		return []string{"run `chmod 600 " + word(m[1]) + "`: ssh does not use a key others can read"}
 	}},
 	{remote.StageAuth, regexp.MustCompile(`Permission denied \((.*)\)`), func(f failure, m []string) []string { return deniedHints(f, m[1]) }},
-	{remote.StageAuth, regexp.MustCompile(`^(?:Connection (?:closed|reset) by|Received disconnect from) `), static(
+	{remote.StageAuth, hungUp, static(
 		"the server ended the login: check AllowUsers, MaxAuthTries and its log, or whether fail2ban has banned this address")},
 	{remote.StageDial, regexp.MustCompile(`^(?:kex_exchange_identification|banner exchange|ssh_exchange_identification): `), func(f failure, _ []string) []string {
 		if f.target.ProxyCommand != "" {
@@ -145,6 +145,9 @@ var causes = []cause{
 		}
 	}},
 }
+
+// hungUp is what ssh says when the other end is gone.
+var hungUp = regexp.MustCompile(`^(?:Connection (?:closed|reset) by|Received disconnect from|(?:kex_exchange_identification|client_loop):) `)
 
 // deniedHints advise on what to try when the server takes none of what it got.
 func deniedHints(f failure, methods string) []string {
@@ -207,8 +210,11 @@ search:
 	if !found {
 		e.Cause, p.Hints = f.unknown(p.Stage)
 	}
-	if p.Stage == remote.StageDial {
+	switch {
+	case p.Stage == remote.StageDial, hungUp.MatchString(e.Cause): // nobody refused anything
 		p.Exit = config.ExitUnavailable
+	case p.Stage == remote.StageHostKey, p.Stage == remote.StageAuth:
+		p.Exit = config.ExitDenied
 	}
 	if t := f.target; t.ProxyCommand != "" && p.Stage == remote.StageDial && len(f.said) > 1 {
 		e.Cause = strings.Join(f.said[max(0, len(f.said)-4):], "; ") // the proxy's words come first
