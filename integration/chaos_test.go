@@ -21,7 +21,10 @@ import (
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/transport"
+	"towline/config"
+	"towline/config/sshconfig"
 	"towline/integration/peer"
+	"towline/launcher"
 )
 
 // wireTurns are several clients that work through a link that fails all the
@@ -57,7 +60,8 @@ func TestAThousandCutsLoseNothing(t *testing.T) {
 		return s, err
 	}
 	cuts := func() int { return int(made.Load()) - chaosClients }
-	throughChaos(t, h, link, func() healing {
+	near := func() (rpc.Stream, error) { return transport.Dial(t.Context(), "unix://"+daemonSocket(h)) }
+	throughChaos(t, near, h.Project, link, func() healing {
 		return rpc.NewResumable(rpc.ResumeOptions{Dial: dial})
 	}, func() bool { return cuts() >= cutsWanted })
 	if cuts() < cutsWanted {
@@ -76,16 +80,63 @@ type healing interface {
 	Retry()
 }
 
+// sshCutsWanted is less: each costs a key exchange and a process on the host.
+const sshCutsWanted = 200
+
+// The same where each link is an SSH connection that has to log in again.
+func TestCutSSHConnectionsLoseNothing(t *testing.T) {
+	u := peer.NewUser(t, peer.Account{})
+	u.Rehearse()
+	u.Mkdir("src/shop")
+	u.Place(peer.Binary(t), ".local/bin/towline")
+	s := peer.StartOpenSSH(t, peer.OpenSSH{NoForwarding: true})
+	link := peer.NewChaos(t, s.Addr, peer.Weather{Life: 900 * time.Millisecond, Bytes: 1 << 20, Stall: 200 * time.Millisecond})
+	l := peer.NewLaptop(t)
+	lines := []string{"IdentityFile " + l.Path(".ssh/id_ed25519"), "UserKnownHostsFile " + l.Path(".ssh/known_hosts")}
+	behind(t, l, s, u, link.Addr, lines...)
+	l.Alias("calm", s, u, lines...)
+	for _, f := range []string{".ssh", ".ssh/config", ".ssh/id_ed25519"} { // the launcher runs here, not there
+		if err := os.Chown(l.Path(f), 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	connect := func(host string) rpc.Stream {
+		session, err := launcher.Connect(t.Context(), launcher.Config{
+			Host: host, SSH: sshconfig.Options{UserFile: l.Path(".ssh/config"), SystemFile: "none", Home: l.Home}, Version: "test",
+			Transport: config.TransportBuiltin,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = session.Close() })
+		stream, err := session.Dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream
+	}
+	far, near := make(chan healing, chaosClients), make(chan rpc.Stream, chaosClients)
+	for range chaosClients { // while the link is calm: a first connection may fail
+		far <- connect("dev").(healing)
+		near <- connect("calm")
+	}
+	throughChaos(t, func() (rpc.Stream, error) { return <-near, nil }, u.Path("src/shop"), link,
+		func() healing { return <-far }, func() bool { return link.Cuts() >= sshCutsWanted })
+	if link.Cuts() < sshCutsWanted {
+		t.Errorf("only %d connections were cut", link.Cuts())
+	}
+}
+
 // throughChaos has chaosClients clients work through the link until enough says
 // so, calms it, and compares.
-func throughChaos(t *testing.T, h *peer.Host, link *peer.Chaos, open func() healing, enough func() bool) {
+func throughChaos(t *testing.T, near func() (rpc.Stream, error), dir string, link *peer.Chaos, open func() healing, enough func() bool) {
 	t.Helper()
 	link.Begin()
 	var turns atomic.Int64
 	var wg sync.WaitGroup
 	for i := range chaosClients {
 		wg.Go(func() {
-			w := newWire(t, h, i, open())
+			w := newWire(t, near, dir, i, open())
 			defer w.end()
 			if !w.begin() {
 				return
@@ -115,10 +166,10 @@ type wire struct {
 	hurried  sync.WaitGroup
 }
 
-func newWire(t *testing.T, h *peer.Host, i int, stream healing) *wire {
-	w := &wire{t: t, name: fmt.Sprintf("client %d", i), dir: h.Project, stream: stream, hurry: make(chan struct{})}
+func newWire(t *testing.T, near func() (rpc.Stream, error), dir string, i int, stream healing) *wire {
+	w := &wire{t: t, name: fmt.Sprintf("client %d", i), dir: dir, stream: stream, hurry: make(chan struct{})}
 	w.far = newTalker(stream, true)
-	direct, err := transport.Dial(t.Context(), "unix://"+daemonSocket(h))
+	direct, err := near()
 	if err != nil {
 		t.Error(err)
 		return w
