@@ -106,6 +106,9 @@ func (m *model) bootMsg(msg tea.Msg) tea.Cmd {
 		m.pauseBoot(false)
 	case connectedMsg:
 		return m.connected(msg)
+	case reopenedMsg:
+		b.opened, b.log.over, b.fresh = &msg.opened, true, true
+		m.project.take(msg.opened)
 	case wakeMsg:
 		return m.retry()
 	}
@@ -143,7 +146,7 @@ func (m *model) connected(msg connectedMsg) tea.Cmd {
 		// dialled as after any loss.
 		b.phase, b.replaced = bootIdle, true
 		m.link.drop(errReplaced)
-		return wake
+		return tea.Batch(wake, m.retry())
 	}
 	b.phase = bootLanding
 	m.conn = conn{gen: m.conn.gen}

@@ -64,7 +64,7 @@ func init() {
 			b.Update(tea.KeyPressMsg{Code: tea.KeyDown})
 		},
 		"skew": func(b *bench) {
-			b.boot = &boot{opened: &Opened{Transport: "towline", Skew: Skew{Notice: "dev-server speaks protocol 5, this is 3", Blocked: true, Update: newLaunch(nil).connect}}}
+			b.boot = &boot{opened: &Opened{Transport: "towline", Skew: Skew{Notice: "dev-server speaks protocol 5, this is 3", Blocked: true, Update: newLaunch(nil).update}}}
 			b.conversation()
 		},
 		"stdio": func(b *bench) {

@@ -38,7 +38,7 @@ func TestTextOfAConnectionCannotReachTheTerminal(t *testing.T) {
 	b.Update(connectedMsg{run: b.boot.run, err: &config.Problem{Stage: "find" + evil, Err: errors.New(evil + "\n" + evil), Hints: []string{"run `a" + evil + "`: b" + evil, evil}}})
 	harmless(t, "failure", b.model)
 	b.boot.phase, b.conn.state, b.conn.met, b.conn.was = bootIdle, connUp, true, true
-	b.boot.opened = &Opened{Transport: evil, CutEndsTurn: true, Note: evil, Skew: Skew{Notice: evil, Update: newLaunch(nil).connect}}
+	b.boot.opened = &Opened{Transport: evil, CutEndsTurn: true, Note: evil, Skew: Skew{Notice: evil, Update: newLaunch(nil).update}}
 	b.conversation()
 	harmless(t, "banner", b.model)
 	b.boot.opened.Skew.Blocked = true

@@ -54,6 +54,9 @@ func (l *launch) connect(ctx context.Context, c Connecting) (Opened, error) {
 	return o, nil
 }
 
+// update is connect as an Update.
+func (l *launch) update(ctx context.Context, c Updating) (Opened, error) { return l.connect(ctx, c) }
+
 func (l *launch) config(c *Config) {
 	c.Dial, c.Connect = nil, l.connect
 }

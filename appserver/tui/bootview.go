@@ -95,6 +95,8 @@ func (m *model) bootHead(w int) []string {
 	switch b := m.boot; {
 	case b.asking() != nil:
 		state = m.th.Warn.Render("▲ waiting for you")
+	case b.phase == bootFailed && m.conn.was:
+		state = m.th.Warn.Render("✘ not updated")
 	case b.phase == bootFailed:
 		state = m.th.Warn.Render("✘ not connected")
 	case !m.conn.was && b.phase == bootRunning:

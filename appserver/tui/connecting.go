@@ -19,9 +19,10 @@ type connector struct {
 	// How much of an upload is done. Uploads tell this for every packet; the
 	// screen looks when it draws.
 	sent, size atomic.Int64
+	release    func()
 }
 
-var _ Connecting = (*connector)(nil)
+var _ Updating = (*connector)(nil)
 
 // The messages of a connector.
 type (
@@ -35,7 +36,9 @@ type (
 		opened Opened
 		err    error
 	}
-	wakeMsg struct{} // now is a good moment to try again
+	// reopenedMsg: Connect was run again, because its connection was released.
+	reopenedMsg struct{ opened Opened }
+	wakeMsg     struct{} // now is a good moment to try again
 )
 
 // Step implements Connecting.
@@ -54,6 +57,9 @@ func (c *connector) Progress(done, total int64) {
 
 // Notice implements Asker.
 func (c *connector) Notice(hop, s string) { c.send(noticeMsg{hop, s}) }
+
+// Release implements Updating.
+func (c *connector) Release() { c.release() }
 
 // HostKey implements Asker.
 func (c *connector) HostKey(ctx context.Context, q HostKeyQuestion) (Decision, error) {
@@ -96,6 +102,8 @@ func (c *connector) ask(ctx context.Context, q *query) (reply, error) {
 // runConnect runs f, which is Connect or an Update, as run number run.
 func (l *link) runConnect(ctx context.Context, run int, f func(context.Context, Connecting) (Opened, error)) tea.Cmd {
 	return l.task(func(context.Context) (msg tea.Msg) {
+		l.connecting.Store(true)
+		defer l.connecting.Store(false)
 		defer func() {
 			if r := recover(); r != nil {
 				msg = connectedMsg{run: run, err: fmt.Errorf("connecting failed: %v", r)}
@@ -132,6 +140,37 @@ func (l *link) use(o Opened) {
 	if old != nil {
 		closeOpened(*old)
 	}
+}
+
+// release closes the connection in use; none is, then.
+func (l *link) release() {
+	l.mu.Lock()
+	old := l.opened
+	l.opened = nil
+	l.mu.Unlock()
+	if old != nil {
+		closeOpened(*old)
+	}
+}
+
+// errBusy is why nothing is dialled while a connection is being made.
+var errBusy = errors.New("another connection is being made")
+
+// reconnect runs Connect again, for a connection that was released in vain.
+func (l *link) reconnect(ctx context.Context) (Opened, error) {
+	if l.connecting.Load() {
+		return Opened{}, errBusy
+	}
+	o, err := l.cfg.Connect(ctx, l.person)
+	if err == nil && o.Dial == nil {
+		err = errors.New("the connection cannot be used")
+	}
+	if err != nil {
+		return Opened{}, err
+	}
+	l.use(o)
+	l.person.send(reopenedMsg{o})
+	return o, nil
 }
 
 // aborted is Run's error when the person leaves while connecting.

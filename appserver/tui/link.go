@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tea "charm.land/bubbletea/v2"
@@ -35,7 +36,8 @@ type link struct {
 	box *inbox
 	wg  sync.WaitGroup
 
-	person *connector // what Connect is given
+	person     *connector  // what Connect is given
+	connecting atomic.Bool // Connect, or an Update, runs
 
 	mu     sync.Mutex // guards what follows
 	peer   *rpc.Peer
@@ -111,6 +113,13 @@ func (l *link) dial(ctx context.Context) (rpc.Stream, error) {
 	l.mu.Lock()
 	o := l.opened
 	l.mu.Unlock()
+	if o == nil && l.cfg.Connect != nil {
+		again, err := l.reconnect(ctx)
+		if err != nil {
+			return nil, err
+		}
+		o = &again
+	}
 	if o != nil {
 		return o.Dial(ctx)
 	}

@@ -159,7 +159,7 @@ func (m *model) update(msg tea.Msg) tea.Cmd {
 		return m.down(msg)
 	case linkMsg:
 		return m.linkChanged(msg)
-	case stepMsg, noticeMsg, askMsg, unaskMsg, connectedMsg, wakeMsg:
+	case stepMsg, noticeMsg, askMsg, unaskMsg, connectedMsg, reopenedMsg, wakeMsg:
 		return m.bootMsg(msg)
 	case eventsMsg:
 		m.caught(len(msg))

@@ -328,7 +328,7 @@ func TestVersionSkewIsSaidAndCanBlock(t *testing.T) {
 	f.reply("thread/list", obj{"data": []any{listed("t-1", "old talk", "idle")}})
 	f.reply("thread/resume", opened("t-1", "old talk", turn("u-0", "completed", userItem("i0", "before"))))
 	l := newLaunch(f)
-	l.opened.Skew = Skew{Notice: "dev-server speaks a newer protocol (5, this is 3)", Blocked: true, Update: func(ctx context.Context, c Connecting) (Opened, error) {
+	l.opened.Skew = Skew{Notice: "dev-server speaks a newer protocol (5, this is 3)", Blocked: true, Update: func(ctx context.Context, c Updating) (Opened, error) {
 		if n, err := c.Choose(ctx, Question{Title: "Update Towline on dev-server?", Choices: []Choice{{"y", "update"}, {"n", "don't"}}}); n != 0 || err != nil {
 			return Opened{}, ErrAborted
 		}
@@ -358,7 +358,7 @@ func TestVersionSkewIsSaidAndCanBlock(t *testing.T) {
 func TestUpdateFromAnEmptyListBegins(t *testing.T) {
 	f := remoteFake(t)
 	l := newLaunch(f)
-	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(context.Context, Connecting) (Opened, error) {
+	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(context.Context, Updating) (Opened, error) {
 		return Opened{Dial: f.dial, Project: "/home/ana/src/shop"}, nil
 	}}
 	s := start(t, f, 100, 24, l.config)
@@ -367,12 +367,40 @@ func TestUpdateFromAnEmptyListBegins(t *testing.T) {
 	s.sees("○ new", "what should be done?")
 }
 
+func TestFailedUpdateThatReleasedItsConnectionConnectsAgain(t *testing.T) {
+	f := remoteFake(t)
+	f.reply("thread/resume", opened("t-1", "", turn("u-0", "completed", userItem("i0", "before"))))
+	l := newLaunch(f)
+	l.opened.Skew = Skew{Notice: "too old", Update: func(_ context.Context, c Updating) (Opened, error) {
+		c.Release()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.closed != 1 {
+			t.Errorf("closed %d times", l.closed)
+		}
+		f.cut(true) // as the end of its connection does
+		return Opened{}, &config.Problem{Stage: "install", Err: errors.New("the disk is full")}
+	}}
+	s := start(t, f, 100, 24, l.config, func(c *Config) { c.Thread = "t-1" })
+	s.sees("› before", "u update")
+	s.keys("u")
+	s.sees("✘ not updated", "the disk is full", "esc back")
+	s.keys("<esc>")
+	s.sees("› before", "too old")
+	s.not("⟳")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.runs != 2 {
+		t.Errorf("connected %d times", l.runs)
+	}
+}
+
 func TestBannerOverTheListOffersItsKeys(t *testing.T) {
 	f := remoteFake(t)
 	f.reply("thread/list", obj{"data": []any{listed("t-1", "old talk", "idle")}})
 	l := newLaunch(f)
 	asked := make(chan struct{})
-	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(ctx context.Context, _ Connecting) (Opened, error) {
+	l.opened.Skew = Skew{Notice: "too new", Blocked: true, Update: func(ctx context.Context, _ Updating) (Opened, error) {
 		close(asked)
 		return Opened{}, ErrAborted
 	}}

@@ -1,6 +1,8 @@
 package tui
 
 import (
+	"context"
+
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/tui/text"
@@ -82,7 +84,10 @@ func (m *model) updateHost() tea.Cmd {
 		m.say("there is no update to offer for this host")
 		return nil
 	}
-	return m.beginConnect(o.Skew.Update)
+	update := o.Skew.Update
+	return m.beginConnect(func(ctx context.Context, _ Connecting) (Opened, error) {
+		return update(ctx, m.link.person)
+	})
 }
 
 // detach leaves, unless that ends a turn, which takes a second try.

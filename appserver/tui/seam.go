@@ -151,6 +151,15 @@ type Connecting interface {
 	Progress(done, total int64)
 }
 
+// Updating is what an Update is given.
+type Updating interface {
+	Connecting
+	// Release closes the connection in use, and returns when that is done: it is
+	// called before doing what that connection, coming back by itself, would undo.
+	// Should the Update fail, Connect is run again.
+	Release()
+}
+
 // Opened is a connection that Connect made, and what is known of its other end.
 type Opened struct {
 	// Dial gives a stream to the app-server: at the first call the one Connect
@@ -192,7 +201,7 @@ type Skew struct {
 	Blocked bool   // out of the window: reading works, sending does not
 	// Update offers to put another version there, asking and telling through c,
 	// and gives the connection to it. nil: none to offer.
-	Update func(ctx context.Context, c Connecting) (Opened, error)
+	Update func(ctx context.Context, c Updating) (Opened, error)
 }
 
 // LinkState is how a link stands.

@@ -91,7 +91,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	defer cancel(nil)
 	var p *tea.Program
 	l := &link{ctx: runCtx, cfg: &cfg, box: newInbox()}
-	l.person = &connector{ctx: runCtx, send: func(msg tea.Msg) { p.Send(msg) }}
+	l.person = &connector{ctx: runCtx, send: func(msg tea.Msg) { p.Send(msg) }, release: l.release}
 	n, profile := colours(cfg.Environ)
 	m := newModel(&cfg, l, n)
 

@@ -85,8 +85,8 @@ func transportName(i launcher.Info) string {
 }
 
 // update offers to put this version on the host, beside the one that is there.
-func (u *ui) update(info launcher.Info) func(context.Context, tui.Connecting) (tui.Opened, error) {
-	return func(ctx context.Context, c tui.Connecting) (tui.Opened, error) {
+func (u *ui) update(info launcher.Info) func(context.Context, tui.Updating) (tui.Opened, error) {
+	return func(ctx context.Context, c tui.Updating) (tui.Opened, error) {
 		b, err := u.cfg.Build(info.Report.OS, info.Report.Arch)
 		if err != nil {
 			return tui.Opened{}, err
@@ -100,6 +100,7 @@ func (u *ui) update(info launcher.Info) func(context.Context, tui.Connecting) (t
 		if !yes {
 			return tui.Opened{}, tui.ErrAborted
 		}
+		c.Release() // it would start what is being replaced anew
 		cfg := through(u.cfg, c)
 		cfg.Install = launcher.InstallAlways
 		s, err := launcher.Connect(ctx, cfg)
