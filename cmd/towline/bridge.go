@@ -300,7 +300,8 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	err = child.Run()
 	stop()
 	err = errors.Join(err, g.Wait(), ln.Close(), s.Close())
-	fmt.Fprintf(o.errOut, "what it began goes on there. Come back: %s --codex\n", o.comeBack(lc.Host))
+	// Codex names the socket, which ended with us.
+	fmt.Fprintf(o.errOut, "what it began goes on there. Come back: %s --codex, then /resume\n", o.comeBack(lc.Host))
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return &config.Problem{Stage: "codex", Err: fmt.Errorf("codex ended with status %d", exit.ExitCode()), Hints: []string{"see what it printed above"}}

@@ -71,7 +71,12 @@ func runConnect(cmd *cobra.Command, o *connectOptions, host string) error {
 	if err := o.check(host); err != nil {
 		return err
 	}
-	lc, err := o.launcher(host, o.errOut)
+	log, done, err := o.verboseLog(o.errOut)
+	if err != nil {
+		return err
+	}
+	defer done()
+	lc, err := o.launcher(host, log)
 	if err != nil {
 		return err
 	}

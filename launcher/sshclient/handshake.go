@@ -300,7 +300,7 @@ func (a *attempt) authProblem(err error, words string) error {
 	if len(au.notes) > 0 {
 		text += "; " + strings.Join(au.notes, "; ")
 	}
-	if len(hints) == 0 || words == "" && errors.Is(a.verdict, errNoMethod) {
+	if len(hints) == 0 || len(au.taken) == 0 && words == "" && errors.Is(a.verdict, errNoMethod) {
 		hints = append(hints, au.advice()...)
 	}
 	return h.problem(remote.StageAuth, &described{text, err}, words, exit, hints...)
