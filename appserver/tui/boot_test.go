@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	tea "charm.land/bubbletea/v2"
+	"github.com/charmbracelet/x/ansi"
+
 	"towline/appserver/protocol"
 	"towline/appserver/tui/theme"
 	"towline/config"
@@ -400,25 +403,25 @@ func TestConnectWithoutADialIsAnError(t *testing.T) {
 
 // A fingerprint that is not wholly on the screen cannot be accepted.
 func TestNothingIsAcceptedUnseen(t *testing.T) {
-	f := remoteFake(t)
-	got := make(chan Decision, 1)
-	l := newLaunch(f, func(ctx context.Context, c Connecting) error {
-		d, err := c.HostKey(ctx, HostKeyQuestion{Hop: "dev-server", Type: "ssh-ed25519", Fingerprint: "SHA256:2kW0p7lXqJm3m1oPq8w5qC0m0Qz3n9d6b4y2x1v0u9s"})
-		got <- d
-		return err
-	})
-	s := start(t, f, 20, 6, l.config)
-	s.sees("make the window", "o accept once")
-	s.decides("a", "o", "<enter>")
-	s.resize(80, 24)
-	s.sees("SHA256:2kW0p7lXqJm3m1oPq8w5qC0m0Qz3n9d6b4y2x1v0u9s")
-	select {
-	case d := <-got:
-		t.Fatalf("accepted unseen: %v", d)
-	default:
+	const print = "SHA256:2kW0p7lXqJm3m1oPq8w5qC0m0Qz3n9d6b4y2x1v0u9s"
+	b := newBench(t, 20, 6, theme.Plain(), ownSession())
+	b.connecting()
+	q := hostKeyQuery(HostKeyQuestion{Hop: "dev-server", Type: "ssh-ed25519", Fingerprint: print})
+	b.question(q)
+	if s := ansi.Strip(b.screenText()); !strings.Contains(s, "make the window") {
+		t.Errorf("nothing says what to do:\n%s", s)
 	}
-	s.keys("o")
-	if d := <-got; d != AcceptOnce {
-		t.Errorf("answered %v", d)
+	b.press("ao")
+	b.Update(tea.KeyPressMsg{Code: tea.KeyEnter})
+	if len(q.answer) > 0 {
+		t.Fatalf("accepted unseen: %+v", <-q.answer)
+	}
+	b.Update(tea.WindowSizeMsg{Width: 80, Height: 24})
+	if s := ansi.Strip(b.screenText()); !strings.Contains(s, print) {
+		t.Errorf("the fingerprint is not there:\n%s", s)
+	}
+	b.press("o")
+	if len(q.answer) == 0 || Decision((<-q.answer).choice) != AcceptOnce {
+		t.Error("not accepted")
 	}
 }
