@@ -150,6 +150,7 @@ func watchDetach(ctx context.Context, paths config.Paths, u openUI) *detachable 
 	if err != nil {
 		panic("towline: what a UI says of itself cannot be said: " + err.Error())
 	}
+	hello = append(hello, '\n')
 	d.wg.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -164,7 +165,7 @@ func watchDetach(ctx context.Context, paths config.Paths, u openUI) *detachable 
 			}
 			d.conns[c] = struct{}{}
 			d.mu.Unlock()
-			d.wg.Go(func() { d.talk(c, append(hello, '\n')) })
+			d.wg.Go(func() { d.talk(c, hello) })
 		}
 	})
 	return d
