@@ -25,6 +25,16 @@ need-go:
 build: need-go ## build the static binary, bin/towline
 	$(BUILD)
 
+# The systems people have hosts on; `towline HOST` puts the fitting one there.
+PLATFORMS ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 freebsd/amd64
+.PHONY: builds
+builds: need-go ## build bin/towline-OS-ARCH for the hosts of PLATFORMS
+	@for p in $(PLATFORMS); do \
+	  echo "bin/towline-$${p%/*}-$${p#*/}"; \
+	  GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=auto -ldflags '-s -w' \
+	    -o "bin/towline-$${p%/*}-$${p#*/}" ./cmd/towline || exit 1; \
+	done
+
 .PHONY: run
 run: build ## start a host of its own, offline, and ssh into its UI
 	@$(BIN) try --home $(TRY_HOME)
