@@ -52,6 +52,9 @@ func Choose(rep Report, o Options) (Choice, error) {
 			Why: "the SSH server is Towline itself", Skew: Skew{Kind: Same, Local: o.Version},
 		}, nil
 	}
+	if rest, ok := strings.CutPrefix(o.Pin, "~/"); ok && rep.Home != "" {
+		o.Pin = path.Join(rep.Home, rest)
+	}
 	all := ranked(rep.Candidates, o)
 	var refused []string
 	for i, c := range all {

@@ -46,6 +46,7 @@ func Probe(ctx context.Context, r Remote, o Options) (Report, error) {
 	o.Events(remote.Event{Stage: remote.StageShell, Text: "waiting for the login shell"})
 	t, err := start(ctx, r, o, "probe", []variable{
 		{"tl_id", o.InstallDir},
+		{"tl_pin", o.pinnedPath()},
 		{"tl_envt", seconds(o.EnvTimeout)},
 		{"tl_itemt", seconds(o.ItemTimeout)},
 		{"tl_bint", seconds(programsFactor * o.ItemTimeout)},
@@ -85,6 +86,15 @@ func Probe(ctx context.Context, r Remote, o Options) (Report, error) {
 	}
 	o.Events(remote.Event{Stage: remote.StageProbe, Text: rep.summary(), Done: true})
 	return rep, nil
+}
+
+// pinnedPath is the program the configuration names, which may lie where nobody
+// would look; "" when it names none.
+func (o Options) pinnedPath() string {
+	if strings.HasPrefix(o.Pin, "/") || strings.HasPrefix(o.Pin, "~/") {
+		return o.Pin
+	}
+	return ""
 }
 
 // summary is the machine on one line.
@@ -293,7 +303,7 @@ func (in *intake) finish() {
 // the program that reaches them.
 func (in *intake) merge() {
 	r := in.rep
-	order := map[string]int{"installed": 0, "PATH": 1, "well-known": 2}
+	order := map[string]int{"pinned": -1, "installed": 0, "PATH": 1, "well-known": 2}
 	index := func(c Candidate) int { // folders were asked beside each other: any order
 		if i := slices.Index(in.where, path.Dir(c.Path)); i >= 0 {
 			return i

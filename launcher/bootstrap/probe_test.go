@@ -156,6 +156,20 @@ func TestTowlinesOwnDoorNeedsNoShell(t *testing.T) {
 	}
 }
 
+// A program the configuration names is found where nobody would look.
+func TestPinnedProgramIsLookedFor(t *testing.T) {
+	l := newLocal(t, "bash")
+	l.fake(t, ".local/bin/codex", MinCodex)
+	l.fake(t, "odd place/codex", MinCodex)
+	o := options(t)
+	for _, pin := range []string{filepath.Join(l.home, "odd place/codex"), "~/odd place/codex"} {
+		o.Pin = pin
+		if ch := choose(t, probe(t, l, o), o); ch.Candidate.Path != filepath.Join(l.home, "odd place/codex") {
+			t.Errorf("pinned to %s, chose %+v", pin, ch)
+		}
+	}
+}
+
 func TestProbeEndsWithItsContext(t *testing.T) {
 	l := newLocal(t, "bash")
 	l.write(t, ".bash_profile", "sleep 600\n", 0o600)

@@ -1,6 +1,7 @@
-# What machine this is and what is on it. Writes nothing. The caller sets tl_id,
-# the install folder as the person gave it or nothing, and the seconds tl_envt,
-# tl_itemt and tl_bint that the environment, facts and programs may take.
+# What machine this is and what is on it. Writes nothing. The caller sets tl_id
+# and tl_pin, the install folder and the program as the person gave them or
+# nothing, and the seconds tl_envt, tl_itemt and tl_bint that the environment,
+# facts and programs may take.
 
 say hello "$tl_uid"
 say time "$(date +%s)"
@@ -178,6 +179,17 @@ nodes() { # FOLDER: one that holds versions of node
 	done
 }
 
+pinned() {
+	tl_i=0
+	case $tl_pin in
+	'~/'*) tl_pin=$tl_home/${tl_pin#'~/'} ;;
+	esac
+	case ${tl_pin##*/} in
+	*codex*) program "$tl_pin" codex pinned ;;
+	*) program "$tl_pin" towline pinned ;;
+	esac
+}
+
 installed() {
 	tl_i=0
 	mine "$tl_id" && ! exposed "$tl_id" || return 0
@@ -258,6 +270,7 @@ say end environment
 
 	{
 		ask disk ask_disk "$tl_id" install
+		[ -z "$tl_pin" ] || ask pinned pinned
 		ask installed installed
 
 		set -f
