@@ -104,7 +104,11 @@ func TestVersionSkew(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 			r.user.Rehearse()
-			r.user.Place(peer.BuildVariant(t, tc.variant), ".local/bin/towline")
+			// A laptop of that time has put it there.
+			other := peer.BuildVariant(t, tc.variant)
+			if res := r.laptop.Run(other, "connect", "dev", "--install", "--json"); res.Code != 0 {
+				t.Fatalf("the other version's install ended with %d:\n%s", res.Code, res.Stderr)
+			}
 			term := r.laptop.OpenTowline(110, 30, "dev", "--project", r.user.Path("src/shop"))
 			if !tc.blocked {
 				term.Wait("? help", tc.variant.Version)
@@ -121,8 +125,21 @@ func TestVersionSkew(t *testing.T) {
 			term.Wait("? help")
 			hello(term)
 			quit(term)
-			if res := r.laptop.Towline("connect", "dev", "--rollback"); res.Code != 0 {
-				t.Errorf("the way back ended with %d:\n%s", res.Code, res.Stderr)
+			for _, pid := range daemons(r.user) {
+				if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err != nil || strings.Contains(exe, tc.variant.Version) {
+					t.Errorf("the daemon is still %s, %v", exe, err)
+				}
+			}
+			for _, want := range []struct {
+				flag, version string
+			}{{"--rollback", tc.variant.Version}, {"--install", ""}} {
+				if res := r.laptop.Towline("connect", "dev", "--json", want.flag); res.Code != 0 {
+					t.Errorf("%s ended with %d:\n%s", want.flag, res.Code, res.Stderr)
+				}
+				res := r.laptop.Towline("connect", "dev", "--json")
+				if blocked := strings.Contains(res.Stdout, `"blocked":true`); blocked != (want.version != "") {
+					t.Errorf("after %s:\n%s", want.flag, res.Stdout)
+				}
 			}
 		})
 	}
