@@ -26,7 +26,7 @@ func TestStopInATurn(t *testing.T) {
 	}
 	// The line before the last is on the restored screen, not on the one that went.
 	term.Wait("is stopping; your threads are kept", "ssh -p", "[exit 1]")
-	local.Wait("unreachable", "r now")
+	local.Wait("unreachable", "r retry")
 
 	h.Restart()
 	again := h.Attach(90, 28)
@@ -51,9 +51,9 @@ func TestStartsThatFailSayWhy(t *testing.T) {
 		"no endpoint":        {bare, []string{"serve", "--engine", "native"}, config.ExitConfig, []string{"no endpoint", "base_url"}},
 		"no such engine":     {bare, []string{"serve", "--engine", "codx"}, config.ExitUsage, []string{"auto, codex, native"}},
 		"no such project":    {here, []string{"serve", "--project", "/nonexistent"}, config.ExitUsage, []string{"--project"}},
-		"port in use":        {bare, []string{"serve", "--engine", "codex", "--ssh-listen", h.SSH}, config.ExitConfig, []string{"ssh:", "in use", "--ssh-listen"}},
+		"port in use":        {bare, []string{"serve", "--engine", "codex", "--ssh-listen", h.SSH}, config.ExitFailure, []string{"ssh:", "in use", "--ssh-listen"}},
 		"open to all":        {bare, []string{"serve", "--engine", "codex", "--listen", "ws://0.0.0.0:0"}, config.ExitUsage, []string{"needs authentication", "127.0.0.1"}},
-		"no such command":    {bare, []string{"servee"}, config.ExitUsage, []string{"servee", "--help"}},
+		"no such command":    {bare, []string{"servee"}, config.ExitUsage, []string{"servee", "neither a command nor a host", "towline serve"}},
 		"no daemon":          {bare, []string{"status"}, config.ExitUnavailable, []string{"no daemon answers", "towline serve"}},
 		"home cannot be":     {append(peer.Environ(t), "TOWLINE_HOME=/proc/none"), []string{"serve"}, config.ExitConfig, []string{"/proc/none", "TOWLINE_HOME"}},
 		"without a terminal": {here, []string{"attach"}, config.ExitUsage, []string{"needs a terminal"}},
