@@ -34,6 +34,7 @@ func newRemote(t *testing.T, a peer.Account, o peer.OpenSSH) *remote {
 func hello(term *peer.Terminal) {
 	say(term, "hello there")
 	term.Wait("Rehearsal model")
+	term.WaitGone("● working")
 }
 
 // choose answers a question of the connect screen. Letters count there only once

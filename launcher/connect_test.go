@@ -273,6 +273,23 @@ func TestAnUpdateWaitsForWork(t *testing.T) {
 	}
 }
 
+// Nor for the way back, which says so.
+func TestARollbackWaitsForWork(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		w := newWorld(t)
+		w.choice.Candidate.Version, w.choice.Candidate.Socket = "1.2.3", "/run/towline.sock"
+		w.busy = busy
+		cfg := w.config()
+		cfg.parts.rollback = func(context.Context, remoteOf, reportOf) (choiceOf, error) {
+			return choiceOf{Action: bootstrap.Start, Candidate: bootstrap.Candidate{Kind: bootstrap.Towline, Version: "1.1.0"}}, nil
+		}
+		ch, err := Rollback(t.Context(), cfg)
+		if err != nil || strings.Contains(ch.Skew.Notice, "at work") != busy {
+			t.Errorf("busy %v: %+v, %v", busy, ch, err)
+		}
+	}
+}
+
 func TestCheckLooksAndAsksNobody(t *testing.T) {
 	w := newWorld(t)
 	cfg := w.config()

@@ -113,7 +113,8 @@ func (s *Session) refresh(conn remote.Conn) {
 }
 
 // Rollback connects to a host and goes back to the build that was there before
-// the last update. It says which that is. Errors are as Connect's.
+// the last update. It says which that is; the choice's Skew.Notice tells when the
+// daemon that runs is at work and has to end first. Errors are as Connect's.
 func Rollback(ctx context.Context, cfg Config) (bootstrap.Choice, error) {
 	cfg = cfg.withDefaults()
 	s := newSession(cfg)
@@ -137,15 +138,21 @@ func Rollback(ctx context.Context, cfg Config) (bootstrap.Choice, error) {
 		return none, p.fail(remote.StageInstall, err)
 	}
 	p.done(remote.StageInstall, oneLine("back to towline "+ch.Candidate.Version))
+	notice := ""
 	if was, err := cfg.parts.choose(rep, cfg.options(p.event)); err == nil {
-		if _, err := s.takeOver(ctx, p, conn, rep, was, ch); err != nil {
+		serves, err := s.takeOver(ctx, p, conn, rep, was, ch)
+		if err != nil {
 			return none, err
 		}
+		notice = serves.Skew.Notice
 	}
 	s.found = &found{At: time.Now(), Client: cfg.Version, Target: s.identity(), Report: rep, Choice: ch}
 	err = cfg.Memory.Update(cfg.Host, func(h *Host) { h.Found = s.found })
 	if err != nil {
 		cfg.Log.Warn("the host is not remembered", "err", err)
+	}
+	if notice != "" {
+		ch.Skew.Notice = notice
 	}
 	return ch, nil
 }

@@ -268,6 +268,9 @@ func goBackTo(ctx context.Context, lc launcher.Config, o *connectOptions) error 
 	ch, err := launcher.Rollback(ctx, through(lc, o.lines(o.errOut)))
 	if err == nil {
 		fmt.Fprintf(o.out, "%s uses towline %s again\n", lc.Host, printable(ch.Candidate.Version))
+		if ch.Skew.Notice != "" {
+			fmt.Fprintf(o.errOut, "note: %s\n", printable(ch.Skew.Notice))
+		}
 	}
 	return err
 }
