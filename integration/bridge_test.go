@@ -62,7 +62,9 @@ func startBridge(t *testing.T, l *peer.Laptop, args ...string) *bridge {
 // time, and never knows: each turn ends, each approval counts, and nothing of an
 // answer is missing or there twice.
 func TestStockCodexOnTheBridgeNeverSeesTheCuts(t *testing.T) {
+	t.Parallel()
 	peer.EachCodex(t, func(t *testing.T, c peer.Codex) {
+		t.Parallel()
 		l, u := peer.NewLaptop(t), installed(t)
 		s := peer.StartOpenSSH(t, peer.OpenSSH{NoForwarding: true})
 		link := peer.NewChaos(t, s.Addr, peer.Weather{Life: 2 * time.Second, Bytes: 1 << 20, Stall: 300 * time.Millisecond})
@@ -107,6 +109,7 @@ func TestStockCodexOnTheBridgeNeverSeesTheCuts(t *testing.T) {
 
 // Whoever else is on the laptop cannot use the bridge.
 func TestBridgeIsForItsOwnerOnly(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Place(peer.Binary(t), ".local/bin/towline")

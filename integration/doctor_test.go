@@ -19,6 +19,7 @@ import (
 // What doctor says of a host that works: every stage with its time, and what
 // would matter to an agent there.
 func TestDoctorOfAHostThatWorks(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{Files: map[string]string{
 		".bashrc":  "export PATH=\"$HOME/tools/bin:$PATH\"\nexport https_proxy=http://someone:hunter2@proxy.example:3128\n",
 		".profile": ". ~/.bashrc\n",
@@ -73,6 +74,7 @@ func TestDoctorOfAHostThatWorks(t *testing.T) {
 
 // A PATH that lacks everything is worked with and reported.
 func TestBrokenPathIsReportedAndWorkedWith(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{Files: map[string]string{".bashrc": "export PATH=/nowhere\n", ".profile": ". ~/.bashrc\n"}}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Place(peer.Binary(t), ".local/bin/towline")
@@ -88,6 +90,7 @@ func TestBrokenPathIsReportedAndWorkedWith(t *testing.T) {
 
 // Two programs: the choice is explained, and can be pinned.
 func TestTheChoiceOfTwoCanBePinned(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Place(peer.Binary(t), ".local/bin/towline")
@@ -107,6 +110,7 @@ func TestTheChoiceOfTwoCanBePinned(t *testing.T) {
 // Hosts are listed with what is there, also those that cannot be reached, and
 // nothing that is no host.
 func TestHostsAreListedAndChecked(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Place(peer.Binary(t), ".local/bin/towline")

@@ -15,6 +15,7 @@ import (
 // Where the usual folder will not do, the error says which it was and how to
 // name another; with another it works.
 func TestInstallWhereTheHomeWillNotDo(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		mounts func(home string) []string
 		says   []string // in the cause of the failure
@@ -31,6 +32,7 @@ func TestInstallWhereTheHomeWillNotDo(t *testing.T) {
 		}, []string{".local/share/towline"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 			u.Rehearse()
 			u.Mkdir("src/shop")
@@ -61,7 +63,7 @@ func TestInstallWhereTheHomeWillNotDo(t *testing.T) {
 			l.Write(".config/towline/config.toml", fmt.Sprintf("[hosts.dev]\ninstall_dir = %q\n", spare), 0o600)
 			term := l.OpenTowline(100, 30, "dev", "--project", u.Path("src/shop"))
 			term.Wait(spare)
-			choose(term, "Install Towline on dev?", "y")
+			choose(term, "Install Towline on dev?", "y install")
 			term.Wait("? help")
 			hello(term)
 			quit(term)
@@ -71,6 +73,7 @@ func TestInstallWhereTheHomeWillNotDo(t *testing.T) {
 
 // Several first connections at once: one of them installs, all of them work.
 func TestConcurrentFirstConnections(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	var wg sync.WaitGroup
@@ -93,6 +96,7 @@ func TestConcurrentFirstConnections(t *testing.T) {
 // and said; what is not can be read, sends nothing, and offers the update, with
 // the way back.
 func TestVersionSkew(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		variant peer.Variant
 		blocked bool
@@ -102,6 +106,7 @@ func TestVersionSkew(t *testing.T) {
 		"newer, incompatible": {peer.Variant{Version: "v99.0.0", Window: protocol.Window{Min: protocol.Spoken.Max + 1, Max: protocol.Spoken.Max + 2}}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 			r.user.Rehearse()
 			// A laptop of that time has put it there.
@@ -120,7 +125,7 @@ func TestVersionSkew(t *testing.T) {
 			time.Sleep(time.Second) // the time to read it
 			term.Keys("u")
 			term.Wait("towline connect dev --rollback")
-			choose(term, "Update Towline on dev?", "y")
+			choose(term, "Update Towline on dev?", "y update")
 			term.WaitGone("sending is blocked")
 			term.Wait("? help")
 			hello(term)

@@ -13,6 +13,7 @@ import (
 // Without a folder the remote's own are shown; the one chosen is remembered for
 // the host, and the next time nothing is asked.
 func TestProjectIsBrowsedAndRemembered(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Mkdir("src/website")
@@ -28,7 +29,7 @@ func TestProjectIsBrowsedAndRemembered(t *testing.T) {
 	term.Keys("Enter")
 	term.Wait("? help", "src/website")
 	say(term, "run touch chosen outside the sandbox")
-	choose(term, askCommand, "y")
+	choose(term, askCommand, "y run")
 	term.Wait("ended well")
 	if _, err := os.Stat(r.user.Path("src/website/chosen")); err != nil {
 		t.Errorf("the work was done elsewhere: %v", err)
@@ -50,6 +51,7 @@ func TestProjectIsBrowsedAndRemembered(t *testing.T) {
 // The laptop's agent is there under one path, also for what runs while the link
 // is cut and comes back, and gone when its owner is.
 func TestForwardedAgentKeepsItsPath(t *testing.T) {
+	t.Parallel()
 	peer.Need(t, "ssh-agent", "ssh-add")
 	l, u := peer.NewLaptop(t), installed(t)
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
@@ -79,7 +81,7 @@ func TestForwardedAgentKeepsItsPath(t *testing.T) {
 	asks := func(file string) string {
 		t.Helper()
 		say(term, "run ssh-add -l >"+file+" 2>&1; echo $SSH_AUTH_SOCK >>"+file+" outside the sandbox")
-		choose(term, askCommand, "y")
+		choose(term, askCommand, "y run")
 		term.Wait("ended well", file)
 		return u.Read("src/shop/" + file)
 	}

@@ -14,6 +14,7 @@ import (
 // knows yet: each question says whose it is, is asked once, and a person who
 // takes longer than ConnectTimeout to answer is not a failure.
 func TestPromptsOfEveryHop(t *testing.T) {
+	t.Parallel()
 	places := peer.Chain(t, 3)
 	l := peer.NewLaptop(t)
 	guard := peer.NewUser(t, peer.Account{Password: true})
@@ -41,7 +42,7 @@ func TestPromptsOfEveryHop(t *testing.T) {
 	term.Wait("inner asks", "Password:", "Mind the gap")
 	answer(guard.Password)
 	term.Wait(target.HostKey.Fingerprint)
-	choose(term, "Is this the right host?", "a")
+	choose(term, "Is this the right host?", "a accept")
 	term.WaitMatch(`(?is)passphrase.*id_locked|id_locked.*passphrase`)
 	answer("correct horse")
 	term.Wait("? help")
@@ -59,6 +60,7 @@ func TestPromptsOfEveryHop(t *testing.T) {
 
 // Refusing an unknown key ends it there, and nothing is remembered.
 func TestRefusedHostKeyIsNotRemembered(t *testing.T) {
+	t.Parallel()
 	l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
 	l.Alias("dev", s, u)
@@ -79,6 +81,7 @@ func TestRefusedHostKeyIsNotRemembered(t *testing.T) {
 
 // Certificates of users and hosts ask nobody anything.
 func TestCertificatesAskNothing(t *testing.T) {
+	t.Parallel()
 	ca := peer.NewKey(t, peer.Ed25519, "user-ca", "")
 	l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 	s := peer.StartOpenSSH(t, peer.OpenSSH{UserCA: &ca, HostCertificate: true, AuthenticationMethods: "publickey"})
@@ -95,6 +98,7 @@ func TestCertificatesAskNothing(t *testing.T) {
 // A live ControlMaster is used: the login that somebody made with ssh serves us
 // too, and ours asks nothing.
 func TestLiveControlMasterIsUsed(t *testing.T) {
+	t.Parallel()
 	l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{Password: true})
 	s := peer.StartOpenSSH(t, peer.OpenSSH{Passwords: true, AuthenticationMethods: "password"})
 	l.Reach("dev", s, u, "ControlPath ~/.ssh/%C", "ControlMaster auto", "ControlPersist 600")
@@ -117,6 +121,7 @@ func TestLiveControlMasterIsUsed(t *testing.T) {
 // commands and forwards of their own, a ControlPath longer than a socket's name
 // may be, and a known_hosts with hashed names.
 func TestOptionsThatBreakAutomationAreNeutralised(t *testing.T) {
+	t.Parallel()
 	busy := silent(t)
 	l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})

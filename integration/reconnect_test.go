@@ -36,6 +36,7 @@ func installed(t *testing.T) *peer.User {
 // The link goes away in the middle of an answer and of a line being typed: the
 // screen stays, says so, keeps what was typed, and goes on where it was.
 func TestScreenSurvivesALostLink(t *testing.T) {
+	t.Parallel()
 	l, u := peer.NewLaptop(t), installed(t)
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
 	link := peer.NewLink(t, s.Addr)
@@ -65,7 +66,7 @@ func TestScreenSurvivesALostLink(t *testing.T) {
 	term.WaitMatch(`(?i)reconnecting`)
 	link.Mend()
 	term.WaitGone("econnecting")
-	choose(term, askCommand, "y")
+	choose(term, askCommand, "y run")
 	term.Wait("ended well")
 	if _, err := os.Stat(u.Path("src/shop/after-the-cut")); err != nil {
 		t.Error(err)
@@ -75,6 +76,7 @@ func TestScreenSurvivesALostLink(t *testing.T) {
 
 // r tries at once, d leaves and says how to come back; work goes on meanwhile.
 func TestRetryAndDetachWhileTheLinkIsDown(t *testing.T) {
+	t.Parallel()
 	l, u := peer.NewLaptop(t), installed(t)
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
 	link := peer.NewLink(t, s.Addr)
@@ -98,6 +100,7 @@ func TestRetryAndDetachWhileTheLinkIsDown(t *testing.T) {
 // A cable that is pulled says nothing: no reset, no end. Both sides notice
 // within the keepalive's time, and the work goes on when it is plugged in.
 func TestPulledCableIsNoticed(t *testing.T) {
+	t.Parallel()
 	place := peer.Chain(t, 1)[0]
 	l, u := peer.NewLaptop(t), installed(t)
 	s := peer.StartOpenSSH(t, peer.OpenSSH{Place: place})
@@ -116,6 +119,7 @@ func TestPulledCableIsNoticed(t *testing.T) {
 // The daemon was stopped while we were away (a reboot, an upgrade): it is
 // started again, and the thread is where it was.
 func TestRebootedHostIsReturnedTo(t *testing.T) {
+	t.Parallel()
 	l, u := peer.NewLaptop(t), installed(t)
 	s := peer.StartOpenSSH(t, peer.OpenSSH{})
 	link := peer.NewLink(t, s.Addr)
@@ -139,10 +143,11 @@ func TestRebootedHostIsReturnedTo(t *testing.T) {
 
 // Everything travels in one SSH connection, which is logged in once.
 func TestOneConnectionForEverything(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	term := r.laptop.OpenTowline(100, 30, "dev", "--project", r.user.Path("src/shop"))
-	choose(term, "Install Towline on dev?", "y")
+	choose(term, "Install Towline on dev?", "y install")
 	term.Wait("? help")
 	hello(term)
 	if n := strings.Count(r.server.Log(), "Connection from"); n != 1 {

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"towline/integration/peer"
 )
@@ -37,12 +36,11 @@ func hello(term *peer.Terminal) {
 	term.WaitGone("● working")
 }
 
-// choose answers a question of the connect screen. Letters count there only once
-// there was time to read what they answer, so a person's time is taken.
-func choose(term *peer.Terminal, question, key string) {
-	term.Wait(question)
-	time.Sleep(time.Second)
-	term.Keys(key)
+// choose answers a question with one of the keys it offers, "y run". They are
+// named once they count, which is when there was time to read the question.
+func choose(term *peer.Terminal, question, offered string) {
+	term.Wait(question, offered)
+	term.Keys(offered[:1])
 	term.WaitGone(question)
 }
 
@@ -56,15 +54,16 @@ func quit(term *peer.Terminal) string {
 // is uploaded over the connection there is, and the work begins. The second
 // time nothing is asked.
 func TestConnectInstallsWhereNothingIs(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{NoForwarding: true})
 	r.user.Rehearse()
 	term := r.laptop.OpenTowline(100, 30, "dev", "--project", r.user.Path("src/shop"))
 	term.Wait("Install Towline on dev?", r.user.Path(".local/share/towline"), "no sudo")
-	choose(term, "Install Towline on dev?", "y")
+	choose(term, "Install Towline on dev?", "y install")
 	term.Wait("? help")
 	hello(term)
 	say(term, "run touch made-there.txt outside the sandbox")
-	choose(term, askCommand, "y")
+	choose(term, askCommand, "y run")
 	term.Wait("ended well")
 	if _, err := os.Stat(r.user.Path("src/shop/made-there.txt")); err != nil {
 		t.Errorf("the work was not done there: %v", err)
@@ -102,9 +101,10 @@ func private(t *testing.T, u *peer.User) {
 
 // Declined, nothing is put there, and what to type instead is said.
 func TestDeclinedInstallLeavesNothingThere(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	term := r.laptop.OpenTowline(100, 30, "dev", "--project", r.user.Path("src/shop"))
-	choose(term, "Install Towline on dev?", "n")
+	choose(term, "Install Towline on dev?", "n don't")
 	term.Wait("not connected", "--install")
 	term.Keys("q")
 	term.Wait("error: find", "hint:", "--install", "[exit ")
@@ -116,7 +116,9 @@ func TestDeclinedInstallLeavesNothingThere(t *testing.T) {
 // A stock Codex on the host is worked with as it is: not copied, not a child
 // that dies with the link.
 func TestConnectToAStockCodex(t *testing.T) {
+	t.Parallel()
 	peer.EachCodex(t, func(t *testing.T, c peer.Codex) {
+		t.Parallel()
 		r := newRemote(t, peer.Account{Files: map[string]string{
 			".bashrc": "export PATH=\"$HOME/tools/bin:$PATH\"\n" + peer.CodexExports,
 		}}, peer.OpenSSH{NoForwarding: true})
@@ -153,6 +155,7 @@ func TestConnectToAStockCodex(t *testing.T) {
 // Two people on one machine each have a daemon of their own, wherever they
 // begin.
 func TestSecondUserNeverMeetsTheFirst(t *testing.T) {
+	t.Parallel()
 	r := newRemote(t, peer.Account{}, peer.OpenSSH{})
 	r.user.Rehearse()
 	r.user.Place(peer.Binary(t), ".local/bin/towline")
@@ -185,7 +188,9 @@ func TestSecondUserNeverMeetsTheFirst(t *testing.T) {
 // program in a folder that only they know is found, runs, and has their
 // environment.
 func TestConnectThroughEveryLoginShell(t *testing.T) {
+	t.Parallel()
 	peer.EachLoginShell(t, func(t *testing.T, sh peer.LoginShell, u *peer.User) {
+		t.Parallel()
 		l := peer.NewLaptop(t)
 		l.Reach("dev", peer.StartOpenSSH(t, peer.OpenSSH{}), u)
 		u.Rehearse()
@@ -227,6 +232,7 @@ func daemons(u *peer.User) []int {
 
 // The other servers people have.
 func TestConnectThroughOtherServers(t *testing.T) {
+	t.Parallel()
 	for name, start := range map[string]func(t *testing.T, u *peer.User) *peer.Server{
 		"dropbear":   func(t *testing.T, _ *peer.User) *peer.Server { return peer.StartDropbear(t, false) },
 		"gliderlabs": func(t *testing.T, u *peer.User) *peer.Server { return peer.StartGoHost(t, peer.GoHost{User: u}) },
@@ -239,12 +245,13 @@ func TestConnectThroughOtherServers(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l, u := peer.NewLaptop(t), peer.NewUser(t, peer.Account{})
 			u.Rehearse()
 			u.Mkdir("src/shop")
 			l.Reach("dev", start(t, u), u)
 			term := l.OpenTowline(100, 30, "dev", "--project", u.Path("src/shop"))
-			choose(term, "Install Towline on dev?", "y")
+			choose(term, "Install Towline on dev?", "y install")
 			term.Wait("? help")
 			hello(term)
 			quit(term)
@@ -254,6 +261,7 @@ func TestConnectThroughOtherServers(t *testing.T) {
 
 // Towline's own door needs no probe and no shell.
 func TestConnectThroughTowlinesDoor(t *testing.T) {
+	t.Parallel()
 	l := peer.NewLaptop(t)
 	h := peer.Start(t, peer.HostConfig{})
 	h.Authorize(l.Key)
