@@ -35,7 +35,10 @@ func codexHost(t *testing.T, c peer.Codex, args ...string) *peer.Host {
 func eachEngine(t *testing.T, f func(t *testing.T, h *peer.Host, c peer.Codex)) {
 	peer.EachCodex(t, func(t *testing.T, c peer.Codex) {
 		for name, start := range engines {
-			t.Run(name, func(t *testing.T) { f(t, start(t, c, "--listen", "ws://127.0.0.1:0"), c) })
+			t.Run(name, func(t *testing.T) {
+				t.Parallel() // most of a journey is waiting
+				f(t, start(t, c, "--listen", "ws://127.0.0.1:0"), c)
+			})
 		}
 	})
 }
@@ -44,7 +47,10 @@ func eachEngine(t *testing.T, f func(t *testing.T, h *peer.Host, c peer.Codex)) 
 func eachEngineOnce(t *testing.T, f func(t *testing.T, h *peer.Host)) {
 	c := peer.Codexes(t)[0]
 	for name, start := range engines {
-		t.Run(name, func(t *testing.T) { f(t, start(t, c)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, start(t, c))
+		})
 	}
 }
 

@@ -37,6 +37,7 @@ func (f facts) expand(s string) string {
 // Every failure a person meets before the UI says at which stage, why, and what
 // to type next; the same to a script that connects as to doctor.
 func TestEveryFailureNamesStageCauseAndCure(t *testing.T) {
+	t.Parallel()
 	known := facts{}
 	for name, f := range failures(known) {
 		t.Run(name, func(t *testing.T) {
