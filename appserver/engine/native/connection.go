@@ -45,6 +45,12 @@ func newConn(e *Engine, s rpc.Stream) *conn {
 	return c
 }
 
+func (c *conn) unsubscribeAll() {
+	for _, l := range c.e.loaded() {
+		l.unsubscribe(c)
+	}
+}
+
 // serve carries the client until it leaves, and cleans up after it.
 func (c *conn) serve() {
 	c.work.Go(c.inOrder)
@@ -53,10 +59,11 @@ func (c *conn) serve() {
 	c.e.wire.Lock()
 	delete(c.e.conns, c)
 	c.e.wire.Unlock()
-	for _, l := range c.e.loaded() {
-		l.unsubscribe(c)
-	}
+	c.unsubscribeAll()
 	c.work.Wait()
+	// A request that was under way when the client left may have subscribed it
+	// since: a thread that it keeps would never be unloaded.
+	c.unsubscribeAll()
 	c.e.log.Debug("client left", "client", c.name(), "cause", err)
 }
 

@@ -428,6 +428,40 @@ func TestAnIdleThreadIsUnloaded(t *testing.T) {
 	}
 }
 
+// A client that vanishes while its thread is being made keeps nothing loaded.
+func TestAClientThatVanishesMidRequestLetsGo(t *testing.T) {
+	h := start(t, func(c *native.Config) { c.IdleUnload = 50 * time.Millisecond })
+	for i := range 100 {
+		s, err := h.eng.Connect(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range []string{
+			`{"id":1,"method":"initialize","params":{"clientInfo":{"name":"t","version":"1"}}}`,
+			`{"id":2,"method":"thread/start","params":{}}`, `{"id":3,"method":"thread/start","params":{}}`,
+		}[:2+i%2] {
+			if err := s.Write(t.Context(), []byte(m)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i%3 > 0 {
+			_, _ = s.Read(t.Context()) // the handshake's answer: the thread is under way
+		}
+		_ = s.Close(nil)
+	}
+	c := h.connect()
+	var loaded struct{ Data []protocol.ThreadID }
+	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		c.read(c.call("thread/loaded/list", map[string]any{}), &loaded)
+		if len(loaded.Data) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%d threads stay loaded", len(loaded.Data))
+		}
+	}
+}
+
 func TestALateJoinerSeesTheRunningTurn(t *testing.T) {
 	h := start(t, nil)
 	c := h.connect()
