@@ -77,7 +77,8 @@ func TestStockCodexOnTheBridgeNeverSeesTheCuts(t *testing.T) {
 		link.Begin()
 		for _, file := range []string{"one", "two", "three"} {
 			say(term, "run touch "+u.Path("src/shop/"+file)+" outside the sandbox")
-			term.Wait("Would you like to run the following command?")
+			term.Wait("Would you like to run the following command?", "esc to cancel")
+			time.Sleep(500 * time.Millisecond) // a person reads it
 			term.Keys("y")
 			term.WaitGone("Would you like to run the following command?")
 			term.WaitMatch(`(?s)` + file + `.*ended well`)

@@ -82,7 +82,7 @@ func TestForwardedAgentKeepsItsPath(t *testing.T) {
 		t.Helper()
 		say(term, "run ssh-add -l >"+file+" 2>&1; echo $SSH_AUTH_SOCK >>"+file+" outside the sandbox")
 		choose(term, askCommand, "y run")
-		term.Wait("ended well", file)
+		term.WaitMatch(`(?s)run ssh-add -l >` + file + `.*ended well`)
 		return u.Read("src/shop/" + file)
 	}
 	before := asks("before.txt")
