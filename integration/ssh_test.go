@@ -75,7 +75,7 @@ func TestDenyWithAReason(t *testing.T) {
 	say(term, "run touch denied.txt outside the sandbox")
 	term.Wait(askCommand, denyNow)
 	term.Keys("r")
-	term.Wait("reason")
+	term.Wait("tell it why")
 	term.Type("use the staging host")
 	term.Keys("Enter")
 	term.WaitGone(askCommand)
