@@ -108,6 +108,27 @@ func TestStockCodexOnTheBridgeNeverSeesTheCuts(t *testing.T) {
 	})
 }
 
+// One command is the bridge and the stock client on it, and ends both.
+func TestStockCodexOpenedOnAHost(t *testing.T) {
+	t.Parallel()
+	c := peer.Codexes(t)[0]
+	l, u := peer.NewLaptop(t), installed(t)
+	l.Reach("dev", peer.StartOpenSSH(t, peer.OpenSSH{NoForwarding: true}), u)
+	l.InstallCodex(c, "bin", "http://127.0.0.1:9/v1")
+	term := l.Open(110, 40, "env", "HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost",
+		"PATH="+l.Path("bin")+":/usr/bin:/bin", peer.Binary(t), "dev", "--codex")
+	term.Wait("Ask Codex to do anything")
+	say(term, "hello there")
+	term.WaitMatch(`(?s)hello there.*Rehearsal`)
+	term.Keys("C-d")
+	term.Wait("[exit 0]")
+	for _, line := range l.CommandLines() {
+		if strings.Contains(line, "codex") {
+			t.Errorf("left: %s", line)
+		}
+	}
+}
+
 // Whoever else is on the laptop cannot use the bridge.
 func TestBridgeIsForItsOwnerOnly(t *testing.T) {
 	t.Parallel()
