@@ -146,7 +146,7 @@ func TestBinaryLinksNoHeavyDependency(t *testing.T) {
 
 // maxBinary is what the stripped linux/amd64 binary may weigh, in bytes. It is
 // copied to hosts over ssh; raise it in the commit that says what was bought.
-const maxBinary = 26 << 20
+const maxBinary = 28 << 20
 
 func TestBinaryStaysWithinItsBudget(t *testing.T) {
 	info, err := os.Stat(peer.Binary(t))
