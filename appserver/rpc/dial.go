@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,16 +110,15 @@ func (k *knock) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 func (k *knock) talk(req *http.Request) (*http.Response, error) {
-	if err := req.Write(k.rw); err != nil {
-		return nil, err
-	}
-	// The first bytes tell another protocol, or a banner, from a slow server.
+	wrote := req.Write(k.rw)
+	// The first bytes tell another protocol, or a banner, from a slow server; also
+	// one that said its piece and left before it was asked.
 	const begin = "HTTP/"
 	b, err := k.rw.r.Peek(len(begin))
 	if !strings.HasPrefix(begin, string(b)) {
 		return nil, errNoHTTP
 	}
-	if err != nil {
+	if err = cmp.Or(wrote, err); err != nil {
 		return nil, err
 	}
 	resp, err := http.ReadResponse(k.rw.r, req)

@@ -101,3 +101,19 @@ func TestHandshakeSaysWhatItWasTold(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// deafBanner says its piece and takes nothing.
+type deafBanner struct{ io.Reader }
+
+func (deafBanner) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+func (deafBanner) Close() error              { return nil }
+
+func TestWhatSpokeAndLeftIsHeard(t *testing.T) {
+	_, err := DialWebSocket(t.Context(), deafBanner{strings.NewReader("hello, I am a program\n")}, WebSocketOptions{})
+	if !errors.Is(err, errNoHTTP) {
+		t.Errorf("it said something before it left: %v", err)
+	}
+	if _, err = DialWebSocket(t.Context(), deafBanner{strings.NewReader("")}, WebSocketOptions{}); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("it left without a word: %v", err)
+	}
+}
