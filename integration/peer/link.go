@@ -19,7 +19,12 @@ type Link struct {
 // NewLink forwards a loopback port to target (HOST:PORT) until the test ends.
 func NewLink(t testing.TB, target string) *Link {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed with the test
+	return newLink(t, "127.0.0.1:0", target)
+}
+
+func newLink(t testing.TB, listen, target string) *Link {
+	t.Helper()
+	ln, err := net.Listen("tcp", listen) //nolint:noctx // closed with the test
 	if err != nil {
 		t.Fatal(err)
 	}

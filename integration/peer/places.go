@@ -14,7 +14,8 @@ type Place struct {
 	Name string // for `ip netns exec`
 	Addr string // as its nearer neighbour sees it
 
-	device string // its end of the wire to that neighbour
+	near   string // that neighbour's address on their wire
+	device string // its end of that wire
 }
 
 // Chain makes n network namespaces in a row. The first is reached from here,
@@ -35,7 +36,7 @@ func Chain(t testing.TB, n int) []*Place {
 		t.Cleanup(func() { _ = ip("netns", "del", p.Name) }) // its interfaces go with it, on both ends
 		near, far := fmt.Sprintf("tl%s%dn", id, i), fmt.Sprintf("tl%s%df", id, i)
 		nearAddr, farAddr := pairOfAddresses(t)
-		p.Addr, p.device = farAddr, far
+		p.Addr, p.near, p.device = farAddr, nearAddr, far
 		must := func(args ...string) {
 			t.Helper()
 			if err := ip(args...); err != nil {

@@ -37,6 +37,11 @@ type Server struct {
 // Log is what the server has said so far.
 func (s *Server) Log() string { return s.log.String() }
 
+// At is the same server under another address: behind a [Link].
+func (s *Server) At(addr string) *Server {
+	return &Server{Addr: addr, HostKey: s.HostKey, HostCA: s.HostCA, log: s.log, stop: func() {}, drop: s.drop}
+}
+
 // Stop ends the server, and with it the connections it serves.
 func (s *Server) Stop() { s.once.Do(s.stop) }
 
@@ -63,6 +68,8 @@ type OpenSSH struct {
 	// Mounts are shell commands run in a mount namespace of this server alone,
 	// before it starts: a read-only home, a /tmp without exec.
 	Mounts []string
+	// Machine is where it runs: its network and its /etc.
+	Machine *Machine
 }
 
 // NoExecTmp is a mount for [OpenSSH.Mounts]: programs in /tmp do not run.
@@ -85,6 +92,9 @@ func StartOpenSSH(t testing.TB, o OpenSSH) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if o.Machine != nil {
+		o.Place, o.Mounts = o.Machine.Place, append(o.Machine.Mounts(), o.Mounts...)
+	}
 	s := &Server{Addr: o.Listen, log: &syncBuffer{}}
 	switch {
 	case o.Place != nil:

@@ -76,6 +76,8 @@ type Host struct {
 	log  *syncBuffer
 	args []string
 	env  []string
+
+	machine *Machine
 }
 
 // HostConfig tunes Start. The zero value is the native engine, rehearsing.
@@ -84,6 +86,8 @@ type HostConfig struct {
 	Args []string // further flags of serve
 	Env  []string // further environment, KEY=value
 	Role string   // role of the key; empty leaves it to the default
+	// Machine is where it runs; nil is here.
+	Machine *Machine
 }
 
 // Start starts a host on loopback and waits until it says it is ready.
@@ -91,7 +95,7 @@ func Start(t testing.TB, c HostConfig) *Host {
 	t.Helper()
 	Need(t, "ssh", "git")
 	home, project := t.TempDir(), t.TempDir()
-	h := &Host{t: t, Home: home, Project: project, args: c.Args, env: c.Env}
+	h := &Host{t: t, Home: home, Project: project, args: c.Args, env: c.Env, machine: c.Machine}
 	toml := c.TOML
 	if toml == "" {
 		toml = "[engine]\nkind = \"native\"\n[engine.native]\nrehearsal = true\n"
@@ -105,7 +109,11 @@ func Start(t testing.TB, c HostConfig) *Host {
 			t.Fatalf("git %v: %v\n%s", args, err, out)
 		}
 	}
-	h.run("127.0.0.1:0")
+	listen := "127.0.0.1"
+	if c.Machine != nil {
+		listen = c.Machine.Addr
+	}
+	h.run(listen + ":0")
 	t.Cleanup(func() {
 		h.Stop()
 		if t.Failed() {
@@ -157,7 +165,11 @@ func (h *Host) AddKey(comment, role string) string {
 func (h *Host) run(sshListen string) {
 	h.t.Helper()
 	args := append([]string{"serve", "--json", "--ssh-listen", sshListen, "--project", h.Project}, h.args...)
-	h.cmd = exec.Command(Binary(h.t), args...) //nolint:noctx // Stop ends it
+	argv := append([]string{Binary(h.t)}, args...)
+	if h.machine != nil {
+		argv = h.machine.Argv(argv...)
+	}
+	h.cmd = exec.Command(argv[0], argv[1:]...) //nolint:noctx // Stop ends it
 	h.cmd.Env = append(append(Environ(h.t), "TOWLINE_HOME="+h.Home), h.env...)
 	h.log = &syncBuffer{}
 	h.cmd.Stderr = h.log

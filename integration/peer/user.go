@@ -28,8 +28,12 @@ type User struct {
 	UID, GID int
 	Password string // "" when it has none that works
 
-	t testing.TB
+	t       testing.TB
+	machine *Machine // where it works; nil is here
 }
+
+// On makes what the account runs from now on run on the machine.
+func (u *User) On(m *Machine) { u.machine = m }
 
 // Account says what a new User is like. The zero value has bash, no password
 // and an empty home.
@@ -244,6 +248,13 @@ func (u *User) Environ() []string {
 
 // Command is a program run as the account, in its home.
 func (u *User) Command(ctx context.Context, args ...string) *exec.Cmd {
+	if u.machine != nil {
+		args = u.Argv(args...) // only root can go there
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Env = u.Environ()
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		return cmd
+	}
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env, cmd.Dir = u.Environ(), u.Home
 	// No controlling terminal: whoever runs the tests must not be asked.
@@ -251,12 +262,17 @@ func (u *User) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Argv is a command line that runs args as the account, for a terminal.
+// Argv is a command line that runs args as the account, for a terminal. It
+// becomes the process of args.
 func (u *User) Argv(args ...string) []string {
-	return append([]string{
+	argv := append([]string{
 		"setpriv", "--reuid", strconv.Itoa(u.UID), "--regid", strconv.Itoa(u.GID), "--clear-groups",
 		"--", "env", "-C", u.Home,
 	}, args...)
+	if u.machine != nil {
+		return u.machine.Argv(argv...)
+	}
+	return argv
 }
 
 // Processes are the ids of what runs as the account.
