@@ -33,7 +33,12 @@ const maxFile = 1 << 20
 // configuration.
 type Config struct {
 	// Project is the folder new threads work in. Empty: where serve was started.
-	Project   string    `toml:"project"`
+	Project string `toml:"project"`
+	// Store is where credentials are kept, cli_auth_credentials_store as Codex
+	// spells it; it may stand under [auth] instead. [Config.CredentialStore] says
+	// what counts.
+	Store     string    `toml:"cli_auth_credentials_store"`
+	Auth      Auth      `toml:"auth"`
 	Engine    Engine    `toml:"engine"`
 	SSH       SSH       `toml:"ssh"`
 	AppServer AppServer `toml:"app_server"`
@@ -193,7 +198,7 @@ func Parse(raw []byte, p Paths) (Config, error) {
 	if c.SSHConfig != "none" {
 		c.SSHConfig = expand(c.SSHConfig, p.Config)
 	}
-	return c, c.Validate()
+	return c, errors.Join(storeTwice(raw, c), c.Validate())
 }
 
 // expand makes ~/x and paths relative to the configuration folder absolute.
@@ -209,8 +214,12 @@ func expand(path, base string) string {
 	return filepath.Join(base, path)
 }
 
-// explain turns go-toml's errors into one line each: line, key, suggestion.
-func explain(err error) error {
+// explain is [ExplainTOML] for config.toml.
+func explain(err error) error { return ExplainTOML(err, Keys()) }
+
+// ExplainTOML turns go-toml's errors into one line each: line, key, and of the
+// keys the one that was probably meant.
+func ExplainTOML(err error, known []string) error {
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) {
 		var errs []error
@@ -218,7 +227,7 @@ func explain(err error) error {
 			line, _ := e.Position()
 			key := dotted(e.Key())
 			msg := fmt.Sprintf("line %d: unknown key %q", line, key)
-			if near := nearest(e.Key()); near != "" {
+			if near := nearest(e.Key(), known); near != "" {
 				msg += fmt.Sprintf(", did you mean %q?", near)
 			} else if k := e.Key(); len(k) > 2 && k[0] == "hosts" {
 				msg += fmt.Sprintf(`; a name with dots stands in quotes: [hosts.%q]`, strings.Join(k[1:], "."))
@@ -247,6 +256,12 @@ func (c Config) Validate() error {
 		}
 	}
 	oneOf("engine.kind", c.Engine.Kind, EngineAuto, EngineCodex, EngineNative)
+	for key, v := range map[string]string{"cli_auth_credentials_store": c.Store, "auth.cli_auth_credentials_store": c.Auth.Store} {
+		if err := validStore(v); err != nil {
+			bad(key, "%v", err)
+		}
+	}
+	c.Auth.validate(bad)
 	n := c.Engine.Native
 	oneOf("engine.native.approval_policy", n.ApprovalPolicy, "untrusted", "on-request", "never")
 	oneOf("engine.native.sandbox_mode", n.SandboxMode, "read-only", "workspace-write", "danger-full-access")

@@ -11,10 +11,10 @@ const anyName = "NAME"
 // nearest is the known key closest to one a person mistyped, "" when none is
 // close: the same last word elsewhere, or at most a third of the letters off.
 // The parts of key are as in the file; a name in it is kept in the answer.
-func nearest(parts []string) string {
+func nearest(parts, known []string) string {
 	key := dotted(parts)
 	best, dist := "", len(key)/3+1
-	for _, k := range Keys() {
+	for _, k := range known {
 		if head, tail, named := strings.Cut(k, "."+anyName+"."); named {
 			if len(parts) != strings.Count(k, ".")+1 {
 				continue // not that table: a name alone is no mistake of letters
@@ -45,7 +45,11 @@ func last(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
 
 // Keys lists every key config.toml may have, dotted, in the order declared. NAME
 // stands for a name of one's own.
-func Keys() []string { return keys(reflect.TypeFor[Config](), "") }
+func Keys() []string { return KeysOf(Config{}) }
+
+// KeysOf lists the keys a file of that shape may have, as [Keys] does. shape is a
+// struct with toml tags.
+func KeysOf(shape any) []string { return keys(reflect.TypeOf(shape), "") }
 
 func keys(t reflect.Type, prefix string) []string {
 	var out []string

@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"strings"
+	"unicode"
 )
 
 // Exit statuses of the towline command. They are part of its contract: scripts
@@ -73,4 +74,23 @@ func Hints(err error) []string {
 		return nil
 	}
 	return append(append([]string(nil), p.Hints...), Hints(p.Err)...)
+}
+
+// OneLine makes text from elsewhere fit for an error or a line of a terminal: no
+// control characters, nothing that is not printed, and not too long.
+func OneLine(s string) string {
+	const longest = 200 // runes
+	s = strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t' || r == '\r':
+			return ' '
+		case !unicode.IsPrint(r):
+			return -1
+		}
+		return r
+	}, s))
+	if r := []rune(s); len(r) > longest {
+		return string(r[:longest]) + "…"
+	}
+	return s
 }

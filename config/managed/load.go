@@ -1,0 +1,81 @@
+package managed
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"towline/config"
+)
+
+// maxFile bounds a managed file, in bytes; anything larger is not one.
+const maxFile = 1 << 20
+
+// Options says where to look; the zero value is this machine.
+type Options struct {
+	// Root stands before every path. Files under a Root of one's own may belong to
+	// whoever reads them: it is for tests.
+	Root string
+}
+
+// source is one managed file.
+type source struct {
+	path string // as people know it, without a root
+	read func(p *Policy, path string, raw []byte) error
+}
+
+// Load reads the managed files that are there. One that cannot be read, parsed or
+// trusted is an error, a *config.Problem, and the Policy that comes with it refuses
+// everything: a mandate nobody can read may forbid anything.
+func Load(o Options) (Policy, error) {
+	var p Policy
+	for _, s := range sources() {
+		raw, err := readTrusted(filepath.Join(o.Root, s.path), o.Root != "")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = s.read(&p, s.path, raw)
+		}
+		if err != nil {
+			var problem *config.Problem
+			if !errors.As(err, &problem) {
+				err = &config.Problem{
+					Stage: stagePolicy, Err: fmt.Errorf("%s: %w; %w", s.path, err, errUnusable),
+					Hints: []string{"ask whoever manages this machine to mend " + s.path}, Exit: config.ExitConfig,
+				}
+			}
+			return Policy{broken: err}, err
+		}
+		p.Files = append(p.Files, s.path)
+	}
+	return p, nil
+}
+
+// readTrusted reads a file only an administrator can have written.
+func readTrusted(path string, mine bool) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // read-only
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := trusted(path, info, mine); err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxFile {
+		return nil, fmt.Errorf("more than %d bytes", maxFile)
+	}
+	return bytes.TrimPrefix(raw, []byte("\ufeff")), nil
+}
