@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -16,7 +17,7 @@ type CodexSettings struct {
 	Store            Setting // cli_auth_credentials_store
 	ForcedLogin      Setting // forced_login_method: "api" or "chatgpt"
 	ForcedWorkspaces []string
-	ForcedWorkspace  Setting // where ForcedWorkspaces was said; Value is unused
+	ForcedWorkspace  Setting // where ForcedWorkspaces was said, "" for nowhere; Value is unused
 	ChatGPTBaseURL   Setting // chatgpt_base_url
 }
 
@@ -77,33 +78,41 @@ func (s *CodexSettings) read(path string) error {
 	}
 	set(&s.ForcedLogin, f.Forced)
 	set(&s.ChatGPTBaseURL, f.BaseURL)
-	ids, err := Strings(f.Workspace)
-	if err != nil {
-		return fmt.Errorf("%s: forced_chatgpt_workspace_id: %w", path, err)
+	if v := s.ForcedLogin.Value; v != "" && v != "api" && v != "chatgpt" {
+		return fmt.Errorf("%s: forced_login_method: %q is none of api, chatgpt", path, v)
 	}
 	if f.Workspace != nil {
-		s.ForcedWorkspaces, s.ForcedWorkspace = ids, Setting{From: path}
+		ids, err := WorkspaceIDs(f.Workspace)
+		if err != nil {
+			return fmt.Errorf("%s: forced_chatgpt_workspace_id: %w", path, err)
+		}
+		s.ForcedWorkspaces, s.ForcedWorkspace = ids, Setting{}
+		if len(ids) > 0 { // nothing is forced by saying nothing
+			s.ForcedWorkspace.From = path
+		}
 	}
 	return nil
 }
 
-// Strings reads a value that may be one text or a list of them.
-func Strings(v any) ([]string, error) {
-	switch v := v.(type) {
-	case nil:
-		return nil, nil
-	case string:
-		return []string{v}, nil
-	case []any:
-		out := make([]string, 0, len(v))
-		for _, e := range v {
-			s, ok := e.(string)
-			if !ok {
-				return nil, errors.New("neither a text nor a list of texts")
-			}
+// WorkspaceIDs reads forced_chatgpt_workspace_id: one id or a list of them. Like
+// Codex it refuses several in one text.
+func WorkspaceIDs(v any) ([]string, error) {
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	out := make([]string, 0, len(list))
+	for _, e := range list {
+		s, ok := e.(string)
+		switch {
+		case !ok:
+			return nil, errors.New("neither a text nor a list of texts")
+		case strings.Contains(s, ","):
+			return nil, errors.New(`write several as a list: ["…", "…"]`)
+		}
+		if s = strings.TrimSpace(s); s != "" { // an empty text forces nothing
 			out = append(out, s)
 		}
-		return out, nil
 	}
-	return nil, errors.New("neither a text nor a list of texts")
+	return out, nil
 }

@@ -125,6 +125,9 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	}
 	log := slog.New(slog.NewTextHandler(errOut, &slog.HandlerOptions{Level: level}))
 
+	if err := policyAtStart(ctx, paths, cfg, log); err != nil {
+		return nil, err
+	}
 	self, err := selfPath()
 	if err != nil {
 		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}

@@ -62,14 +62,17 @@ func readManagedConfig(p *Policy, path string, raw []byte) error {
 	}
 	t := towlineFile{Store: f.Store}
 	if f.Forced != "" {
-		t.LoginMethods = &[]string{f.Forced}
+		t.LoginMethods, p.forcedLogin = &[]string{f.Forced}, true
 	}
 	if f.Workspaces != nil {
-		ids, err := config.Strings(f.Workspaces)
+		ids, err := config.WorkspaceIDs(f.Workspaces)
 		if err != nil {
 			return fmt.Errorf("forced_chatgpt_workspace_id: %w", err)
 		}
-		t.Workspaces = &ids
+		if len(ids) > 0 { // nothing is forced by saying nothing
+			t.Workspaces = &ids
+		}
+		p.forcedWorkspace = true
 	}
 	return p.add(path, t)
 }

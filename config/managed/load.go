@@ -20,6 +20,9 @@ type Options struct {
 	// Root stands before every path. Files under a Root of one's own may belong to
 	// whoever reads them: it is for tests.
 	Root string
+	// Codex is what people set in Codex's own configuration: its forced_… keys
+	// narrow what the managed files leave, as they do for Codex.
+	Codex config.CodexSettings
 }
 
 // source is one managed file.
@@ -53,7 +56,19 @@ func Load(o Options) (Policy, error) {
 		}
 		p.Files = append(p.Files, s.path)
 	}
+	p.narrowBy(o.Codex)
 	return p, nil
+}
+
+// narrowBy adds what a person set for themselves. Where Codex's managed_config.toml
+// sets the same key it has replaced that, as every layer of Codex does.
+func (p *Policy) narrowBy(c config.CodexSettings) {
+	if v := c.ForcedLogin; v.Value != "" && !p.forcedLogin {
+		narrow(&p.LoginMethods, []string{v.Value}, v.From)
+	}
+	if v := c.ForcedWorkspace; v.From != "" && !p.forcedWorkspace {
+		narrow(&p.Workspaces, c.ForcedWorkspaces, v.From)
+	}
 }
 
 // readTrusted reads a file only an administrator can have written.

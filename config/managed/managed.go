@@ -51,6 +51,8 @@ type Policy struct {
 	Files []string
 
 	broken error // a file could not be used: everything is refused
+
+	forcedLogin, forcedWorkspace bool // Codex's managed_config.toml says so
 }
 
 // Err is why the policy could not be read, nil when it could.

@@ -5,13 +5,8 @@ import (
 	"strings"
 
 	"towline/config"
+	"towline/config/secret"
 )
-
-// Place is where a credential lies now.
-type Place struct {
-	Kind string // a config.Store constant
-	Path string // a file, or the label of a keyring's entry
-}
 
 // Action is what to do, before a host serves, about credentials that lie where
 // none may.
@@ -32,7 +27,7 @@ const (
 // a credential in a keyring satisfies a mandate of auto, one in a plain file
 // satisfies neither keyring nor encrypted. With ephemeral nothing may lie anywhere,
 // and nothing can be moved: that is refused, and a person decides.
-func (p Policy) AtStart(places []Place) (Action, error) {
+func (p Policy) AtStart(places []secret.Place) (Action, error) {
 	if p.broken != nil {
 		return Keep, p.broken
 	}
@@ -41,7 +36,7 @@ func (p Policy) AtStart(places []Place) (Action, error) {
 	}
 	var wrong []string
 	for _, at := range places {
-		if !p.mayLieIn(at.Kind) {
+		if !p.mayLieIn(string(at.Kind)) {
 			wrong = append(wrong, config.OneLine(at.Path))
 		}
 	}
