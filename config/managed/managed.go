@@ -16,9 +16,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"towline/config"
+	"towline/config/secret"
 )
 
 // stagePolicy is the stage of every refusal.
@@ -144,3 +146,70 @@ func (p Policy) StoreKind(configured config.Setting) (kind, source string, err e
 
 // errUnusable is what a file that cannot be used means for everything else.
 var errUnusable = errors.New("the policy of this machine cannot be read, so nothing it could forbid is done")
+
+// CheckStored says whether a credential that is already here may be used: one
+// that came before the mandate did must not outlive it. Errors are *config.Problem.
+func (p Policy) CheckStored(a secret.Auth) error {
+	switch a.Mode {
+	case secret.ModeNone:
+		return p.broken
+	case secret.ModeAPIKey:
+		return p.CheckLogin(LoginAPI)
+	case secret.ModeChatGPT, secret.ModePAT, secret.ModeAgent:
+		if err := p.CheckLogin(LoginChatGPT); err != nil {
+			return err
+		}
+	}
+	if a.Mode != secret.ModeChatGPT || a.Tokens == nil {
+		return p.broken // the workspace of the others is known to the issuer only
+	}
+	return p.CheckWorkspace(a.Tokens.AccountID)
+}
+
+// CheckKind says whether a credential may lie in a store of that kind. Errors are
+// *config.Problem.
+func (p Policy) CheckKind(kind secret.Kind) error {
+	if p.broken != nil {
+		return p.broken
+	}
+	if p.Store.Set && !p.mayLieIn(string(kind)) {
+		return refuse(p.Store.From, "credentials must be in the store %q on this machine, not in %q", p.Store.Value, string(kind))
+	}
+	return nil
+}
+
+// Line is one mandate for showing: its key, its value as in TOML, and the file.
+type Line struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	From  string `json:"from"`
+}
+
+// Lines lists every mandate there is.
+func (p Policy) Lines() []Line {
+	out := []Line{}
+	if m := p.Store; m.Set {
+		out = append(out, Line{"cli_auth_credentials_store", strconv.Quote(m.Value), m.From})
+	}
+	for _, l := range []struct {
+		key string
+		m   Mandate[[]string]
+	}{{"allowed_login_methods", p.LoginMethods}, {"allowed_chatgpt_workspaces", p.Workspaces}} {
+		if l.m.Set {
+			quoted := make([]string, len(l.m.Value))
+			for i, v := range l.m.Value {
+				quoted[i] = strconv.Quote(v)
+			}
+			out = append(out, Line{l.key, "[" + strings.Join(quoted, ", ") + "]", l.m.From})
+		}
+	}
+	for _, l := range []struct {
+		key string
+		m   Mandate[bool]
+	}{{"allow_remote_control", p.RemoteControl}, {"allow_lend_credentials", p.LendCredentials}, {"allow_lend_network", p.LendNetwork}} {
+		if l.m.Set {
+			out = append(out, Line{l.key, strconv.FormatBool(l.m.Value), l.m.From})
+		}
+	}
+	return out
+}

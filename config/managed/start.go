@@ -36,7 +36,7 @@ func (p Policy) AtStart(places []secret.Place) (Action, error) {
 	}
 	var wrong []string
 	for _, at := range places {
-		if !p.mayLieIn(string(at.Kind)) {
+		if p.CheckKind(at.Kind) != nil {
 			wrong = append(wrong, config.OneLine(at.Path))
 		}
 	}
