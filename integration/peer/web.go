@@ -4,9 +4,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"io"
 	"log"
@@ -51,6 +53,12 @@ func NewWeb(t testing.TB) *Web {
 	}
 	w.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	return w
+}
+
+// pin names the authority's key as Chromium wants it.
+func (w *Web) pin() string {
+	sum := sha256.Sum256(w.ca.RawSubjectPublicKeyInfo)
+	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // certificate is one for the names.

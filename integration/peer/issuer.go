@@ -1,0 +1,60 @@
+package peer
+
+import (
+	"net/http"
+	"sync"
+	"testing"
+
+	"towline/appserver/account/issuertest"
+)
+
+// Issuer is the issuer of OpenAI's logins as some machines see it: by its own
+// name, with a certificate they trust. The stock `codex login`, which knows no
+// other, completes against it; on all other machines that name leads nowhere.
+type Issuer struct {
+	*issuertest.Issuer
+	*Web
+
+	mu    sync.Mutex // guards extra
+	extra *http.ServeMux
+}
+
+// The names of OpenAI that a login or a model request asks for.
+var openAI = []string{"auth.openai.com", "chatgpt.com", "api.openai.com"}
+
+// StartIssuer starts one for the machines, until the end of the test.
+func StartIssuer(t testing.TB, o issuertest.Options, machines ...*Machine) *Issuer {
+	t.Helper()
+	if o.URL == "" {
+		o.URL = "https://" + openAI[0]
+	}
+	i := &Issuer{Issuer: issuertest.New(o), Web: NewWeb(t)}
+	i.Serve(i, openAI, machines...)
+	t.Cleanup(func() { i.Release("") }) // before the sites close
+	return i
+}
+
+// Handle has another handler answer a pattern of [http.ServeMux], on every name:
+// a model below chatgpt.com, an account check that says no.
+func (i *Issuer) Handle(pattern string, h http.Handler) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.extra == nil {
+		i.extra = http.NewServeMux()
+	}
+	i.extra.Handle(pattern, h)
+}
+
+// ServeHTTP answers for all the names.
+func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	i.mu.Lock()
+	extra := i.extra
+	i.mu.Unlock()
+	if extra != nil {
+		if h, pattern := extra.Handler(r); pattern != "" {
+			h.ServeHTTP(w, r)
+			return
+		}
+	}
+	i.Issuer.ServeHTTP(w, r)
+}
