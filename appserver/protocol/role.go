@@ -141,11 +141,20 @@ func AuditEvent(method string) string {
 		"marketplace/add", "marketplace/remove", "marketplace/upgrade", "config/mcpServer/reload":
 		return "policy"
 	}
+	switch method {
+	case AccountStart:
+		return "account.login" // or EventLend, which the params tell
+	case AccountLogout:
+		return "account.logout"
+	}
 	if leastRole[method] == RoleAdmin {
 		return "admin"
 	}
 	return ""
 }
+
+// EventLend is the audit event of an account/login/start that lends.
+const EventLend = "account.lend"
 
 // RunsOutsideSandbox reports whether a method reaches files or runs programs
 // without Codex's sandbox: a connection that may call it is worth a shell
