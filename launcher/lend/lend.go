@@ -1,0 +1,452 @@
+// Package lend lets a host work with a login that stays on this machine. The
+// host's app-server gets access tokens, which are short-lived, over the
+// connection, holds them in memory, and loses them when this machine leaves; the
+// refresh token never leaves here, so there is one holder of it.
+//
+// With a Towline host the lender is a connection of its own beside the UI's
+// ([Open]): it outlives cut links, and the daemon drops what was lent when it is
+// over. A stock Codex does not drop anything by itself, and does not know who may
+// answer for a token; there the lender shares the one stream there is with its
+// client ([Beside]), to a process that ends with it.
+//
+// What the host is told is Codex's own: account/login/start with
+// chatgptAuthTokens, and the answers to account/chatgptAuthTokens/refresh.
+package lend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"towline/appserver/protocol"
+	"towline/appserver/rpc"
+	"towline/config"
+)
+
+// Stage is that of this package's problems.
+const Stage = "lend"
+
+// Grace is how long a host whose link is lost may go on with what was lent.
+const Grace = 15 * time.Minute
+
+// Times and limits.
+const (
+	callTimeout = 30 * time.Second
+	// loginTimeout is for a host that asks the backend whose the token is.
+	loginTimeout = 60 * time.Second
+	// goodbyeTime bounds taking back what was lent; the link may be gone.
+	goodbyeTime = 5 * time.Second
+	// early is how long before a token ends the host gets the next.
+	early = 2 * time.Minute
+	// Pauses between attempts to lend anew after a connection was lost for good.
+	againFirst, againMost = time.Second, time.Minute
+)
+
+// Tokens are what is lent. They redact themselves.
+type Tokens struct {
+	AccessToken string
+	AccountID   string
+	Plan        string    // may be empty
+	Account     string    // for people: an email; may be empty
+	Expires     time.Time // zero when unknown
+}
+
+// String hides the token.
+func (t Tokens) String() string { return "[redacted tokens of " + t.AccountID + "]" }
+
+// GoString hides the token.
+func (t Tokens) GoString() string { return t.String() }
+
+// LogValue hides the token.
+func (t Tokens) LogValue() slog.Value { return slog.StringValue(t.String()) }
+
+// MarshalText hides the token, in JSON as well.
+func (t Tokens) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// Source is this machine's login.
+type Source interface {
+	// Token is what may be lent now.
+	Token(ctx context.Context) (Tokens, error)
+	// Refresh gives tokens in place of rejected, which a server has refused: newer
+	// ones if there are any already, else refreshed ones.
+	Refresh(ctx context.Context, rejected Tokens) (Tokens, error)
+	// Changed is closed when the login changes; ask again for the next time.
+	Changed() <-chan struct{}
+}
+
+// Config is what a lender needs. Host, Source and, for Open, Dial are required.
+type Config struct {
+	Host   string // as the person types it
+	Source Source
+	// Dial opens a stream to the host's app-server: one that outlives cut links.
+	Dial    func(ctx context.Context) (rpc.Stream, error)
+	Version string
+	// Events hears how the loan is, from any goroutine; it must not block. May be nil.
+	Events func(State)
+	Log    *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Events == nil {
+		c.Events = func(State) {}
+	}
+	return c
+}
+
+// State is how a loan is.
+type State struct {
+	Lent    bool
+	Account string // whose login, for people
+	// Err is why nothing is lent, or why the last refresh failed.
+	Err error
+}
+
+// Loan is a login lent to one host, until Close.
+type Loan struct {
+	cfg  Config
+	desk *desk
+
+	// What sees to the loan ends before the conversation does, over which what was
+	// lent is taken back.
+	stopKeeping, stopTalking context.CancelCauseFunc
+	keeping, talking         sync.WaitGroup
+	once                     sync.Once
+
+	talk *talk // the newest conversation; written by Open and keep, read when that has ended
+}
+
+// Open lends to a host and returns once it works with what was lent. It goes on
+// until Close: the host gets new tokens when it needs them, and when a connection
+// is lost for good another is made. ctx bounds the opening only. Errors are
+// *config.Problem with stage "lend", or Dial's.
+func Open(ctx context.Context, cfg Config) (*Loan, error) {
+	cfg = cfg.withDefaults()
+	l := &Loan{cfg: cfg, desk: newDesk(cfg)}
+	// A loan is a lifetime: ctx is only the opening's.
+	life := context.WithoutCancel(ctx)
+	talking, stopTalking := context.WithCancelCause(life)
+	keeping, stopKeeping := context.WithCancelCause(life)
+	l.stopTalking, l.stopKeeping = stopTalking, stopKeeping
+	if err := l.begin(ctx, talking); err != nil {
+		_ = l.Close()
+		return nil, err
+	}
+	l.keeping.Go(func() { l.keep(keeping, talking) })
+	return l, nil
+}
+
+// State is how the loan is now.
+func (l *Loan) State() State { return l.desk.now() }
+
+// begin connects and lends. ctx bounds that, life the conversation.
+func (l *Loan) begin(ctx, life context.Context) error {
+	// What cannot be lent is known before the host is asked anything.
+	tokens, err := l.desk.token(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := l.cfg.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	t := newTalk(l.desk, s)
+	l.talk = t
+	l.talking.Go(func() { t.serve(life) })
+	if err = t.hello(ctx); err == nil {
+		err = t.lend(ctx, tokens)
+	}
+	if err != nil {
+		t.leave()
+		<-t.over
+	}
+	return err
+}
+
+// keep sees to it that the host has what it was promised.
+func (l *Loan) keep(ctx, life context.Context) {
+	for {
+		l.talk.keep(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		l.desk.set(State{Account: l.desk.now().Account, Err: problem(l.cfg.Host, errors.New("the connection that lends is lost; it is made anew"))})
+		for pause := againFirst; ; pause = min(2*pause, againMost) {
+			timer := time.NewTimer(pause)
+			select {
+			case <-timer.C:
+			case <-ctx.Done():
+				timer.Stop()
+				return
+			}
+			opening, cancel := context.WithTimeout(ctx, 2*loginTimeout)
+			err := l.begin(opening, life)
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			l.cfg.Log.Info("lending anew", "err", err)
+			l.desk.set(State{Account: l.desk.now().Account, Err: err})
+		}
+	}
+}
+
+// Close takes back what was lent, as far as the host can be told, and ends the
+// connection. It is idempotent.
+func (l *Loan) Close() error {
+	l.once.Do(func() {
+		l.stopKeeping(errClosed)
+		l.keeping.Wait()
+		if l.talk != nil {
+			l.talk.leave()
+		}
+		l.stopTalking(errClosed)
+		l.talking.Wait()
+	})
+	return nil
+}
+
+var errClosed = errors.New("the loan is over")
+
+// talk is one conversation with a host's app-server.
+type talk struct {
+	desk  *desk
+	peer  *rpc.Peer
+	over  chan struct{}  // closed when the conversation is
+	ended chan ended     // capacity 1: how a login ended
+	given bool           // the host may have something of ours; one goroutine at a time
+	wg    sync.WaitGroup // answers being sought
+}
+
+type ended struct {
+	Success bool    `json:"success"`
+	Error   *string `json:"error"`
+}
+
+func newTalk(d *desk, s rpc.Stream) *talk {
+	t := &talk{desk: d, over: make(chan struct{}), ended: make(chan ended, 1)}
+	t.peer = rpc.NewPeer(s, t)
+	return t
+}
+
+// serve runs until the conversation is over, and waits for the answers it began.
+func (t *talk) serve(ctx context.Context) {
+	err := t.peer.Serve(ctx)
+	t.desk.cfg.Log.Debug("the lending connection ended", "err", err)
+	t.wg.Wait()
+	close(t.over)
+}
+
+// Request answers what only a lender can; other questions are for other clients.
+func (t *talk) Request(ctx context.Context, r *rpc.Request) {
+	if r.Method != methodRefresh {
+		r.Drop()
+		return
+	}
+	// It takes as long as an issuer takes; the conversation goes on meanwhile. ctx
+	// is the conversation's.
+	t.wg.Go(func() { t.desk.answer(ctx, r) })
+}
+
+// Notification hears how a login ended.
+func (t *talk) Notification(_ context.Context, method string, params json.RawMessage) {
+	if method != "account/login/completed" {
+		return
+	}
+	var e ended
+	if json.Unmarshal(params, &e) != nil {
+		return
+	}
+	select {
+	case <-t.ended:
+	default:
+	}
+	select {
+	case t.ended <- e:
+	default:
+	}
+}
+
+// hello is the protocol's, for a connection of the lender's own.
+func (t *talk) hello(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err := t.peer.Call(ctx, "initialize", protocol.InitializeParams{
+		ClientInfo:   protocol.ClientInfo{Name: "towline-lender", Version: orDev(t.desk.cfg.Version)},
+		Capabilities: &protocol.Capabilities{ExperimentalAPI: true, OptOutNotificationMethods: unwanted},
+	}, nil)
+	if err == nil {
+		err = t.peer.Notify("initialized", nil)
+	}
+	if err != nil {
+		return problem(t.desk.cfg.Host, fmt.Errorf("open a connection for lending: %w", err))
+	}
+	return nil
+}
+
+// unwanted is what an app-server tells everybody and a lender does not need.
+var unwanted = []string{
+	"thread/started", "thread/status/changed", "thread/name/updated", "thread/archived", "thread/unarchived",
+	"thread/deleted", "thread/closed", "configWarning", "remoteControl/status/changed", "account/rateLimits/updated",
+}
+
+// lend gives tokens to a host that can use them.
+func (t *talk) lend(ctx context.Context, tokens Tokens) error {
+	if err := t.wanted(ctx); err != nil {
+		return err
+	}
+	return t.give(ctx, tokens)
+}
+
+// give makes the host work with tokens.
+func (t *talk) give(ctx context.Context, tokens Tokens) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fmt.Errorf("no answer within %v", loginTimeout))
+	defer cancel()
+	select {
+	case <-t.ended: // somebody else's
+	default:
+	}
+	host := t.desk.cfg.Host
+	params := map[string]any{"type": "chatgptAuthTokens", "accessToken": tokens.AccessToken, "chatgptAccountId": tokens.AccountID}
+	if tokens.Plan != "" {
+		params["chatgptPlanType"] = tokens.Plan
+	}
+	t.given = true
+	if err := t.peer.Call(ctx, "account/login/start", params, nil); err != nil {
+		var pe *protocol.Error
+		t.given = !errors.As(err, &pe)
+		return t.desk.refused(err)
+	}
+	select {
+	case e := <-t.ended:
+		if e.Success {
+			t.desk.gave(tokens)
+			return nil
+		}
+		why := "no reason given"
+		if e.Error != nil {
+			why = *e.Error
+		}
+		return problem(host, fmt.Errorf("%s does not take the login: %s", host, clean(why)),
+			"see what the host says: `towline credentials status "+host+"`")
+	case <-t.over:
+		return problem(host, errors.New("the connection ended while the host was being lent a login"))
+	case <-ctx.Done():
+		return problem(host, fmt.Errorf("lend the login: %w", context.Cause(ctx)))
+	}
+}
+
+// wanted refuses a host whose model would not use a login: it need not have one.
+// Whether a login of the host's own stands in the way is the host's to say, which
+// knows what would become of it.
+func (t *talk) wanted(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var acc struct {
+		Requires *bool `json:"requiresOpenaiAuth"`
+	}
+	host := t.desk.cfg.Host
+	if err := t.peer.Call(ctx, "account/read", struct{}{}, &acc); err != nil {
+		// A host whose login is broken cannot say; whether it can be lent one shows.
+		t.desk.cfg.Log.Debug("the host does not say what its model needs", "err", err)
+		return nil
+	}
+	if acc.Requires == nil || *acc.Requires {
+		return nil
+	}
+	return &config.Problem{
+		Stage: Stage, Err: fmt.Errorf("the model that %s is set up for needs no ChatGPT login, so it is lent none", host),
+		Hints: []string{"connect without it: `towline " + host + "`"}, Exit: config.ExitUsage,
+	}
+}
+
+// takeBack makes the host forget what it was lent.
+func (t *talk) takeBack() {
+	if !t.given {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
+	defer cancel()
+	if err := t.peer.Call(ctx, "account/logout", nil, nil); err != nil {
+		t.desk.cfg.Log.Info("the host could not be told that the loan is over", "err", err)
+	}
+	t.given = false
+	t.desk.set(State{})
+}
+
+// leave ends the conversation, and the loan with it.
+func (t *talk) leave() {
+	t.takeBack()
+	t.peer.Close(nil)
+}
+
+// keep gives the host the next token before one ends, and none any more when this
+// machine has none. It returns when the conversation is over.
+func (t *talk) keep(ctx context.Context) {
+	for {
+		changed := t.desk.cfg.Source.Changed()
+		t.renew(ctx) // what changed before is not told
+		var due <-chan time.Time
+		var timer *time.Timer
+		if d, ok := t.desk.due(); ok {
+			timer = time.NewTimer(d)
+			due = timer.C
+		}
+		select {
+		case <-t.over:
+		case <-ctx.Done():
+		case <-changed:
+		case <-due:
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		select {
+		case <-t.over:
+			return
+		case <-ctx.Done():
+			return
+		default:
+		}
+	}
+}
+
+// renew brings what the host has up to what there is here.
+func (t *talk) renew(ctx context.Context) {
+	tokens, err := t.desk.token(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	if err != nil {
+		t.desk.delay()
+		if t.desk.over(err) {
+			t.takeBack()
+		}
+		t.desk.set(State{Account: t.desk.now().Account, Lent: !t.desk.over(err), Err: err})
+		return
+	}
+	if t.desk.has(tokens) {
+		t.desk.delay()
+		return
+	}
+	if err := t.give(ctx, tokens); err != nil && ctx.Err() == nil {
+		t.desk.delay()
+		t.desk.set(State{Account: t.desk.now().Account, Err: err})
+	}
+}
+
+func orDev(v string) string {
+	if v == "" {
+		return "0.0.0"
+	}
+	return v
+}
