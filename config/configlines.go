@@ -26,23 +26,42 @@ func lineOf(raw []byte, parts ...string) int {
 	var table []string
 	for p.NextExpression() {
 		e := p.Expression()
-		var key []string
-		var first *unstable.Node
-		for it := e.Key(); it.Next(); {
-			n := it.Node()
-			if first == nil {
-				first = n
-			}
-			key = append(key, string(n.Data))
+		if e.Kind != unstable.KeyValue {
+			table, _ = keyOf(&p, e)
+			continue
 		}
-		switch e.Kind {
-		case unstable.Table, unstable.ArrayTable:
-			table = key
-		case unstable.KeyValue:
-			if slices.Equal(append(slices.Clone(table), key...), parts) {
-				return p.Shape(first.Raw).Start.Line
+		if line := lineIn(&p, e, table, parts); line > 0 {
+			return line
+		}
+	}
+	return 0
+}
+
+// lineIn looks in one key and its value, which may be an inline table.
+func lineIn(p *unstable.Parser, e *unstable.Node, table, parts []string) int {
+	key, line := keyOf(p, e)
+	key = append(slices.Clone(table), key...)
+	if slices.Equal(key, parts) {
+		return line
+	}
+	if v := e.Value(); v.Kind == unstable.InlineTable {
+		for it := v.Children(); it.Next(); {
+			if line := lineIn(p, it.Node(), key, parts); line > 0 {
+				return line
 			}
 		}
 	}
 	return 0
+}
+
+// keyOf is the parts of an expression's key, and the line it stands in.
+func keyOf(p *unstable.Parser, e *unstable.Node) (key []string, line int) {
+	for it := e.Key(); it.Next(); {
+		n := it.Node()
+		if line == 0 {
+			line = p.Shape(n.Raw).Start.Line
+		}
+		key = append(key, string(n.Data))
+	}
+	return key, line
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -38,21 +39,9 @@ type Auth struct {
 	ClientID string `toml:"client_id"`
 	// Kind is openai or oidc; empty is openai.
 	Kind string `toml:"kind"`
-	// KeyringTimeout bounds every question to the keyring, "5s"; 0 is the default.
-	KeyringTimeout Duration `toml:"keyring_timeout"`
-}
-
-// Duration is a time.Duration that stands in a file as "5s" or "1m30s".
-type Duration time.Duration
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(string(b))
-	if err != nil {
-		return fmt.Errorf("%q is no time; write it as \"5s\" or \"500ms\"", b)
-	}
-	*d = Duration(v)
-	return nil
+	// KeyringTimeout bounds every question to the keyring, as "5s" or "500ms"; see
+	// [Auth.Timeout].
+	KeyringTimeout string `toml:"keyring_timeout"`
 }
 
 // Setting is a value and the place that says so.
@@ -84,7 +73,7 @@ func (c Config) CodexHome(getenv func(string) string) string {
 		return v
 	}
 	if v := getenv("HOME"); v != "" {
-		return v + "/.codex"
+		return filepath.Join(v, ".codex")
 	}
 	return ""
 }
@@ -102,9 +91,28 @@ func (a Auth) validate(bad func(key, format string, args ...any)) {
 	if a.Kind == IssuerOIDC && (a.Issuer == "" || a.ClientID == "") {
 		bad("auth.kind", "oidc needs auth.issuer and auth.client_id")
 	}
-	if d := time.Duration(a.KeyringTimeout); d < 0 || d > time.Minute {
-		bad("auth.keyring_timeout", "%s is not between 0 and 1m", d)
+	if a.KeyringTimeout != "" {
+		if d, err := time.ParseDuration(a.KeyringTimeout); err != nil {
+			bad("auth.keyring_timeout", "%q is no time; write it as \"5s\" or \"500ms\"", a.KeyringTimeout)
+		} else if d < minKeyring || d > maxKeyring {
+			bad("auth.keyring_timeout", "%s is not between %s and %s", a.KeyringTimeout, minKeyring, maxKeyring)
+		}
 	}
+}
+
+// Bounds of keyring_timeout: less is no answer, more is a hang.
+const (
+	minKeyring = 100 * time.Millisecond
+	maxKeyring = time.Minute
+)
+
+// Timeout bounds every question to the keyring; 0 leaves it to the store.
+func (a Auth) Timeout() time.Duration {
+	d, err := time.ParseDuration(a.KeyringTimeout)
+	if err != nil {
+		return 0 // not set; anything else was refused when it was read
+	}
+	return d
 }
 
 // loginURL: what logs people in is reached over TLS, or is on this machine.

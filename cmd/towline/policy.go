@@ -41,7 +41,7 @@ func openCredentials(paths config.Paths, cfg config.Config, passphrase func(cont
 	}
 	c.store, err = secret.Open(secret.Options{
 		CodexHome: c.home, Kind: secret.Kind(c.kind), Environ: os.Getenv, StateDir: paths.State,
-		KeyringTimeout: time.Duration(cfg.Auth.KeyringTimeout), Passphrase: passphrase, Log: log,
+		KeyringTimeout: cfg.Auth.Timeout(), Passphrase: passphrase, Log: log,
 	})
 	if err != nil {
 		return c, &config.Problem{Stage: "store", Err: err, Hints: []string{"see where credentials are: `towline credentials status`"}, Exit: config.ExitConfig}
