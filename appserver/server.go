@@ -145,9 +145,21 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx2 := errgroup.WithContext(ctx)
 	doors, closeDoors := context.WithCancel(context.WithoutCancel(ctx2))
 	defer closeDoors()
+	// What a client lent is taken back while the engine can still be told.
+	engine, endEngine := context.WithCancel(context.WithoutCancel(ctx2))
+	defer endEngine()
+	told := make(chan struct{})
+	stop := context.AfterFunc(ctx2, func() {
+		defer close(told)
+		s.gate.TakeBack(ctx2)
+		endEngine()
+	})
 	g.Go(func() error {
 		defer closeDoors()
-		err := s.cfg.Engine.Run(ctx2)
+		err := s.cfg.Engine.Run(engine)
+		if !stop() {
+			<-told
+		}
 		select {
 		case <-s.clients.drained():
 		case <-time.After(goodbyeTime):

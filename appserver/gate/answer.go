@@ -30,6 +30,9 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 	}
 	q := a.q
 	if q.object == nil {
+		if q.method == protocol.ReqTokensRefresh {
+			msg = c.g.loan.vet(env)
+		}
 		if c.g.ledger.program(q, c, env, msg) {
 			return c.u.s.Write(ctx, msg)
 		}

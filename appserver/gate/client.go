@@ -59,6 +59,7 @@ type call struct {
 	method string
 	thread protocol.ThreadID
 	hello  *hello // of initialize
+	lends  string // the account a login lends
 }
 
 // asked is a question this client was shown.
@@ -306,7 +307,10 @@ func (c *client) putItemLocked(ev *event) {
 // mayAnswer reports whether a question is shown to this client at all: someone
 // who may not answer would only see a prompt that does nothing.
 func (c *client) mayAnswer(q *question) bool {
-	return q != nil && c.who.Principal.Role >= protocol.AnswerRole(q.method)
+	if q == nil || c.who.Principal.Role < protocol.AnswerRole(q.method) {
+		return false
+	}
+	return q.method != protocol.ReqTokensRefresh || c.g.loan.is(c)
 }
 
 // resolvedLocked notes that a question is closed, and reports whether the

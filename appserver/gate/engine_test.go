@@ -25,8 +25,9 @@ import (
 	"towline/config/store"
 )
 
-// eachCodex runs a test against every real codex binary of TOWLINE_TEST_CODEX.
-func eachCodex(t *testing.T, test func(t *testing.T, e *codexEngine)) {
+// eachCodex runs a test against every real codex binary of TOWLINE_TEST_CODEX,
+// with these lines added to the model provider's configuration.
+func eachCodex(t *testing.T, test func(t *testing.T, e *codexEngine), provider ...string) {
 	t.Helper()
 	list := os.Getenv("TOWLINE_TEST_CODEX")
 	if list == "" {
@@ -36,7 +37,7 @@ func eachCodex(t *testing.T, test func(t *testing.T, e *codexEngine)) {
 		t.Skip("SKIPPED: set TOWLINE_TEST_CODEX to one or more codex binaries (colon-separated) to test against the real codex")
 	}
 	for _, bin := range filepath.SplitList(list) {
-		t.Run(filepath.Base(filepath.Dir(bin)), func(t *testing.T) { test(t, startCodex(t, bin)) })
+		t.Run(filepath.Base(filepath.Dir(bin)), func(t *testing.T) { test(t, startCodex(t, bin, provider...)) })
 	}
 }
 
@@ -144,7 +145,7 @@ func (e *codexEngine) dial(ctx context.Context) (rpc.Stream, error) {
 	return transport.Dial(ctx, "unix://"+e.socket)
 }
 
-func startCodex(t testing.TB, bin string) *codexEngine {
+func startCodex(t testing.TB, bin string, provider ...string) *codexEngine {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "gate") // unix socket paths are short
 	if err != nil {
@@ -162,12 +163,14 @@ func startCodex(t testing.TB, bin string) *codexEngine {
 	config := fmt.Sprintf(`model = "gpt-5.5"
 model_provider = "fake"
 check_for_update_on_startup = false
+chatgpt_base_url = "http://127.0.0.1:9/backend-api"
 [model_providers.fake]
 name = "Fake"
 base_url = "%s/v1"
 wire_api = "responses"
 request_max_retries = 0
 stream_max_retries = 0
+%s
 [analytics]
 enabled = false
 [features]
@@ -176,7 +179,7 @@ apps = false
 remote_plugin = false
 [projects."%s"]
 trust_level = "trusted"
-`, srv.URL, filepath.Join(dir, "project"))
+`, srv.URL, strings.Join(provider, "\n"), filepath.Join(dir, "project"))
 	if err := os.WriteFile(filepath.Join(dir, "home", "config.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -184,6 +187,7 @@ trust_level = "trusted"
 	cmd.Dir = filepath.Join(dir, "project")
 	cmd.Env = []string{
 		"CODEX_HOME=" + filepath.Join(dir, "home"), "HOME=" + dir, "TMPDIR=" + filepath.Join(dir, "tmp"), "PATH=" + os.Getenv("PATH"),
+		"HTTPS_PROXY=http://127.0.0.1:9", "HTTP_PROXY=http://127.0.0.1:9", "NO_PROXY=127.0.0.1,localhost", // nothing leaves the machine
 	}
 	var stderr strings.Builder
 	cmd.Stderr = &stderr

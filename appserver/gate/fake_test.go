@@ -41,7 +41,10 @@ type fakeEngine struct {
 	state   protocol.EngineState
 	changed chan struct{}
 	refuse  error // of Connect
-	wg      sync.WaitGroup
+	// The account, as Codex has it: how it is authorised, and with which token.
+	auth, token string
+	accountless bool // the provider takes no account
+	wg          sync.WaitGroup
 }
 
 type fakeThread struct {
@@ -265,6 +268,23 @@ func (e *fakeEngine) handle(c *fakeConn, env protocol.Envelope, msg []byte) {
 			return
 		}
 		reply(opened(t, false))
+	case protocol.AuthStatus:
+		reply(map[string]any{"authMethod": e.auth, "authToken": nil, "requiresOpenaiAuth": !e.accountless})
+	case protocol.AccountStart:
+		var p protocol.LoginStart
+		_ = json.Unmarshal(env.Params, &p)
+		if p.AccountID == "acct-bad" {
+			fail("failed to set external auth")
+			return
+		}
+		e.auth, e.token = p.Type, p.AccessToken
+		reply(protocol.LoginStarted{Type: p.Type})
+		e.allLocked(protocol.AccountCompleted, protocol.LoginCompleted{Success: true})
+		e.allLocked(protocol.AccountUpdated, protocol.AccountChange{AuthMode: &p.Type})
+	case protocol.AccountLogout:
+		e.auth, e.token = "", ""
+		reply(struct{}{})
+		e.allLocked(protocol.AccountUpdated, protocol.AccountChange{})
 	case "echo":
 		reply(env.Params)
 	case "hang":
@@ -389,6 +409,29 @@ func (e *fakeEngine) ask(thread, method string, params map[string]any) *fakeRequ
 		c.put(m)
 	}
 	return r
+}
+
+// refresh asks for a new token, as Codex does: everybody, whoever lent the old one.
+func (e *fakeEngine) refresh() *fakeRequest {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	r := &fakeRequest{id: e.nextReq, method: protocol.ReqTokensRefresh, answers: make(chan json.RawMessage, 16)}
+	e.nextReq++
+	e.pending[r.id] = r
+	was := "acct-1"
+	m, _ := protocol.NewRequest(protocol.IntID(r.id), r.method, protocol.TokensRefresh{Reason: "unauthorized", PreviousAccount: &was})
+	for c := range e.conns {
+		if c.init {
+			c.put(m)
+		}
+	}
+	return r
+}
+
+func (e *fakeEngine) account() (auth, token string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.auth, e.token
 }
 
 // resolve closes a request as if answered by a client the gate does not carry.

@@ -33,7 +33,7 @@
 //	upstream.book → client.mu → ledger.mu
 //	upstream.book → question.save → ledger.mu
 //
-// upstream.mu and Gate.mu (the registries) are innermost. Under client.mu and
+// upstream.mu, loan.mu and Gate.mu (the registries) are innermost. Under client.mu and
 // thread.mu nothing waits; client.put, which both call, never does. A book is
 // its connection's own, so recording an approval under it delays no one else.
 //
@@ -155,6 +155,10 @@ type Config struct {
 	// outside the engine's sandbox (protocol.RunsOutsideSandbox) for everyone.
 	DisableUnsandboxed bool
 
+	// HostLogin reports whether a login of the host's own is stored where the
+	// engine keeps its. Nil: unknown, taken for no.
+	HostLogin func() bool
+
 	// Status is the host's part of towline/status/read; the gate fills in
 	// engine, attached and threads. Nil: only those are told.
 	Status func() protocol.HostStatus
@@ -179,6 +183,7 @@ type Gate struct {
 	watching atomic.Bool // the watcher is connected
 
 	ledger *ledger
+	loan   loan
 
 	mu       sync.Mutex // guards what follows
 	clients  map[*client]struct{}

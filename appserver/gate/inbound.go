@@ -74,6 +74,10 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		c.put(protocol.NewError(env.ID, why))
 		return nil
 	}
+	if isLend(env) {
+		c.lend(env, msg)
+		return nil
+	}
 	k := call{method: env.Method}
 	switch env.Method {
 	case "initialize":
@@ -89,6 +93,9 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		attrs := []slog.Attr{slog.String("method", env.Method)}
 		if thread := protocol.StringField(env.Params, "threadId"); thread != "" {
 			attrs = append(attrs, slog.String("thread", thread))
+		}
+		if env.Method == protocol.AccountStart {
+			attrs = append(attrs, slog.String("type", printable(protocol.StringField(env.Params, "type"), 40)))
 		}
 		c.g.audit(event, c, attrs...)
 	}
@@ -222,7 +229,11 @@ func (c *client) answered(id string) (k call, ok bool) {
 // observed.
 func (c *client) replied(ev *event) {
 	k, ok := c.answered(idKey(ev.ID))
-	if !ok || ev.Kind != protocol.KindResponse {
+	if !ok {
+		return
+	}
+	c.lent(k, ev.Kind == protocol.KindResponse)
+	if ev.Kind != protocol.KindResponse {
 		return
 	}
 	switch k.method {

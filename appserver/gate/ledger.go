@@ -100,6 +100,9 @@ func (l *ledger) opened(u *upstream, ev *event) *question {
 				State: protocol.ApprovalOpen, OpenedAt: time.Now().UnixMilli(),
 			}
 		}
+		if ev.Method == protocol.ReqTokensRefresh {
+			l.supersedeLocked(ev.Method)
+		}
 		l.makeRoomLocked()
 		l.all[id] = q
 		l.open++
@@ -153,6 +156,16 @@ func (l *ledger) makeRoomLocked() {
 		if !q.done {
 			l.closeLocked(q, protocol.ApprovalGone)
 			return
+		}
+	}
+}
+
+// supersedeLocked closes what is open of a method whose questions end without a
+// word when nobody answers them in time. The next one shows that.
+func (l *ledger) supersedeLocked(method string) {
+	for _, q := range l.all {
+		if q.method == method && !q.done {
+			l.closeLocked(q, "")
 		}
 	}
 }

@@ -69,6 +69,7 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	}
 	left.Store(true)
 	g.detach(c, err)
+	g.takeBack(parent, c)
 	end := func() {
 		_ = up.Close(rpc.ErrClosed) // nobody is left to tell
 		<-read

@@ -138,6 +138,9 @@ func TestProgramsAnswersNeedMoreThanApproving(t *testing.T) {
 			p := r.join("p", role, false)
 			r.e.startTurn(thread, "t1")
 			p.resume(thread)
+			if method == protocol.ReqTokensRefresh { // only who lends is asked
+				_, _ = p.call(protocol.AccountStart, protocol.LoginStart{Type: protocol.LoginLend, AccessToken: "a.b.c", AccountID: "acct"})
+			}
 			q := r.e.ask(thread, method, map[string]any{"itemId": "i"})
 			p.must("thread/list", nil) // everything before the answer has come
 			if got := p.count(isAsk) == 1; got != (role >= least) {

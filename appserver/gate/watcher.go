@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -170,8 +171,25 @@ func (w *watcher) read(ctx context.Context) error {
 			w.status(protocol.ThreadID(ev.thread), protocol.Field(thread, "status"))
 		case whatThreadClosed:
 			w.forget(protocol.ThreadID(ev.thread))
+		case whatOther:
+			if env.Method == protocol.AccountCompleted {
+				w.loggedIn(env.Params)
+			}
 		}
 	}
+}
+
+// loggedIn records how a login ended, whoever began it.
+func (w *watcher) loggedIn(params json.RawMessage) {
+	var done protocol.LoginCompleted
+	if json.Unmarshal(params, &done) != nil {
+		return
+	}
+	attrs := []slog.Attr{slog.Bool("success", done.Success)}
+	if done.Error != nil {
+		attrs = append(attrs, slog.String("why", printable(*done.Error, 300)))
+	}
+	w.g.audit(protocol.EventLogin, nil, attrs...)
 }
 
 func (w *watcher) thread(id protocol.ThreadID) *watched {

@@ -143,7 +143,7 @@ func AuditEvent(method string) string {
 	}
 	switch method {
 	case AccountStart:
-		return "account.login" // or EventLend, which the params tell
+		return EventLogin // or EventLend, which the params tell
 	case AccountLogout:
 		return "account.logout"
 	}
@@ -153,8 +153,11 @@ func AuditEvent(method string) string {
 	return ""
 }
 
-// EventLend is the audit event of an account/login/start that lends.
-const EventLend = "account.lend"
+// Audit events of account/login/start: one that logs in, and one that lends.
+const (
+	EventLogin = "account.login"
+	EventLend  = "account.lend"
+)
 
 // RunsOutsideSandbox reports whether a method reaches files or runs programs
 // without Codex's sandbox: a connection that may call it is worth a shell
