@@ -1,7 +1,6 @@
 package account
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
@@ -20,9 +19,10 @@ type Status struct {
 	Fingerprint string // secret.Auth.Fingerprint
 	Masked      string // an API key with its middle hidden, as Codex shows it
 	Where       secret.Where
-	Expires     time.Time // of the access token; zero when it has none
+	Expires     time.Time // of the access token; zero when it does not say
 	LastRefresh time.Time
 	Renews      bool   // a refresh token is there
+	Ended       error  // why this login is known to be over; nil when it is not
 	Env         string // the environment variable that stands before the store
 	Lent        bool   // borrowed: in memory only
 }
@@ -80,19 +80,20 @@ type BrowserOptions struct {
 	// redirect (1455, 1457, or 0 when no port could be had and Paste is the way).
 	Ready func(url string, port int)
 	// Step, when set, hears what is being done in words for the person: a login
-	// taken over, a port that was busy.
+	// taken over, a port that was busy. It may be called from several goroutines.
 	Step func(text string)
 	// Busy describes who holds a port, for the message; nil or "" says nothing.
 	Busy func(port int) string
 	// Paste delivers redirect URLs the person copied from the browser, for when it
-	// cannot reach the port. A wrong one is told to Step and waited on.
+	// cannot reach the port. A wrong one is told to Step and waited on. Without it,
+	// no free port is an error.
 	Paste <-chan string
-	// Ports to wait on, in order; nil is 1455 then 1457. Tests use others. Codex's
-	// issuer accepts no others.
+	// Ports to wait on, in order; nil is 1455 then 1457, the only ones Codex's
+	// issuer accepts.
 	Ports []int
 	// Timeout ends the wait; 0 is LoginTimeout.
 	Timeout time.Duration
-	// Originator is told to the issuer; empty is codex_cli_rs.
+	// Originator is told to the issuer; empty is Codex's.
 	Originator string
 }
 
@@ -104,18 +105,10 @@ type DeviceCode struct {
 	Expires     time.Time
 }
 
-// Policy is said before a person begins: what is logged in now and will be replaced,
-// and which workspaces a mandate allows.
-type Policy struct {
+// Prospect is what a ChatGPT login here would meet: what is logged in now and
+// would be replaced, and which workspaces a mandate allows.
+type Prospect struct {
 	Current    Status
-	Workspaces []string
-	Source     string // the file that demands them
-}
-
-// Before says what a ChatGPT login on this host would meet, or refuses it.
-func (m *Manager) Before(ctx context.Context) (Policy, error) { return Policy{}, errUnbuilt }
-
-type loan struct {
-	tokens  LentTokens
-	refresh func(ctx context.Context, reason string) (LentTokens, error)
+	Workspaces []string // empty: any
+	Source     string   // the file that demands them
 }

@@ -1,0 +1,179 @@
+package account
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"html/template"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"towline/config"
+)
+
+// Limits of the callback's server: one browser comes, once.
+const (
+	maxCallbackHeader = 16 << 10 // a redirect's URL with a long code is a few KiB
+	maxCallbackConns  = 16
+	callbackRead      = 10 * time.Second
+)
+
+// sameSecret compares without telling how much was right, or how long it is.
+func sameSecret(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+// server answers the browser, and a newcomer's /cancel.
+func (c *callback) server(ctx context.Context) *http.Server {
+	return &http.Server{
+		Handler:           c,
+		ReadHeaderTimeout: callbackRead,
+		ReadTimeout:       callbackRead,
+		WriteTimeout:      2*askTimeout + lockWait + callbackRead, // it answers when the login is stored
+		IdleTimeout:       callbackRead,
+		MaxHeaderBytes:    maxCallbackHeader,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelDebug), // it would quote requests
+	}
+}
+
+// ServeHTTP serves /auth/callback, /success and /cancel, to this machine's own
+// browser only.
+func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Referrer-Policy", "no-referrer") // the address holds the code
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Connection", "close")
+	switch {
+	case !loopbackHost(r.Host): // a name that was made to point here: DNS rebinding
+		http.Error(w, "Bad Request", http.StatusBadRequest)
+	case r.Method != http.MethodGet:
+		h.Set("Allow", http.MethodGet)
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	case r.URL.Path == "/auth/callback":
+		c.redirected(w, r)
+	case r.URL.Path == "/success":
+		c.success(w)
+	case r.URL.Path == "/cancel":
+		c.cancel(w, r)
+	default:
+		http.Error(w, "Not Found", http.StatusNotFound)
+	}
+}
+
+func loopbackHost(hostport string) bool {
+	name, _, err := net.SplitHostPort(hostport)
+	if err != nil {
+		name = hostport
+	}
+	ip := net.ParseIP(name)
+	return name == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c *callback) redirected(w http.ResponseWriter, r *http.Request) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil || c.check(q) != nil {
+		c.m.cfg.Log.Info("a redirect of another login was turned away")
+		http.Error(w, errState.Error(), http.StatusBadRequest)
+		return
+	}
+	if !c.take() {
+		http.Error(w, "This login is being completed already", http.StatusConflict)
+		return
+	}
+	_, err = c.complete(r.Context(), q)
+	if err != nil {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(http.StatusOK) // as Codex: the browser did nothing wrong
+		_ = failedPage.Execute(w, page{Text: err.Error(), Hints: config.Hints(err)})
+		c.seen()
+		return
+	}
+	// Away from the address with the code in it, which would stay in the history.
+	http.Redirect(w, r, "/success", http.StatusFound)
+}
+
+func (c *callback) success(w http.ResponseWriter) {
+	s, err, ok := c.outcome()
+	if !ok || err != nil {
+		http.Error(w, "Not Found", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_ = successPage.Execute(w, page{Text: s.Account()})
+	c.seen()
+}
+
+// cancel is another login that wants the port. A page in a browser does not get to
+// ask.
+func (c *callback) cancel(w http.ResponseWriter, r *http.Request) {
+	if site := r.Header.Get("Sec-Fetch-Site"); site != "" && site != "none" {
+		http.Error(w, "Forbidden", http.StatusForbidden)
+		return
+	}
+	if !c.take() {
+		http.Error(w, "This login is being completed already", http.StatusConflict)
+		return
+	}
+	_, _ = io.WriteString(w, cancelledText)
+	c.finish(Status{}, &config.Problem{
+		Stage: stageLogin, Err: errors.Join(ErrCancelled), Hints: []string{"another login on this machine took over; run `towline login` to begin again"},
+	})
+	c.seen()
+}
+
+// cancelledText is what Codex answers /cancel with; newcomers know a login by it.
+const cancelledText = "Login cancelled"
+
+type page struct {
+	Text  string
+	Hints []string
+}
+
+const pageStyle = `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<style>:root{color-scheme:light dark}body{font:17px/1.5 system-ui,sans-serif;max-width:32em;margin:18vh auto;padding:0 1.5em}
+h1{font-size:1.5em;margin:0 0 .4em}p{margin:.3em 0}code{font-size:.95em}</style>`
+
+var (
+	successPage = template.Must(template.New("").Parse(pageStyle + `<title>Logged in</title></head>
+<body><h1>Logged in</h1>{{with .Text}}<p>{{.}}</p>{{end}}<p>You can close this page and go back to the terminal.</p></body></html>
+`))
+	failedPage = template.Must(template.New("").Parse(pageStyle + `<title>Not logged in</title></head>
+<body><h1>Not logged in</h1><p>{{.Text}}</p>{{range .Hints}}<p>{{.}}</p>{{end}}<p>The terminal says the same.</p></body></html>
+`))
+)
+
+// bounded limits how many connections wait at once; more wait in the kernel.
+func bounded(l net.Listener) net.Listener {
+	return &boundedListener{Listener: l, slots: make(chan struct{}, maxCallbackConns)}
+}
+
+type boundedListener struct {
+	net.Listener
+	slots chan struct{}
+}
+
+// Accept takes a connection, and closes it at once when there are too many: a
+// program that holds connections open must not keep the browser out.
+func (b *boundedListener) Accept() (net.Conn, error) {
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case b.slots <- struct{}{}:
+			return &boundedConn{Conn: c, free: func() { <-b.slots }}, nil
+		default:
+			_ = c.Close()
+		}
+	}
+}

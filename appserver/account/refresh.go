@@ -1,0 +1,457 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"towline/config"
+	"towline/config/secret"
+)
+
+// When a token is refreshed before it expires.
+const (
+	early    = 5 * time.Minute    // an access token this close to its end is refreshed first
+	staleAge = 8 * 24 * time.Hour // and one that does not say when it ends, after this (Codex's rule)
+	// flightLimit bounds one refresh: waiting for the lock, asking, storing.
+	flightLimit = lockWait + askTimeout + 15*time.Second
+)
+
+// Why a refresh happens, in the words Codex sends.
+const (
+	reasonScheduled = "scheduled"
+	reasonRejected  = "unauthorized_recovery"
+	reasonForced    = "forced"
+)
+
+// flight is a refresh under way; callers that need one join it.
+type flight struct {
+	done   chan struct{}
+	bearer Bearer
+	err    error
+}
+
+// Token is what to authorise a request with now: borrowed, from the environment,
+// or stored. A token about to expire is refreshed first; when that fails only
+// because the issuer is away, the old one is given as long as it lasts.
+func (m *Manager) Token(ctx context.Context) (Bearer, error) {
+	if b, ok, err := m.unstored(ctx, ""); ok {
+		return b, err
+	}
+	a, _, err := m.load(ctx)
+	if err != nil {
+		return Bearer{}, err
+	}
+	if a.Mode != secret.ModeChatGPT {
+		return m.fixed(ctx, a)
+	}
+	if err := m.ended(a); err != nil {
+		return Bearer{}, err
+	}
+	b := m.bearer(a)
+	if b.Token != "" && !m.due(a, b) {
+		return b, nil
+	}
+	fresh, err := m.join(ctx, a, reasonScheduled)
+	if errors.Is(err, ErrUnavailable) && b.Token != "" && (b.Expires.IsZero() || m.cfg.Now().Before(b.Expires)) {
+		m.cfg.Log.Warn("refresh later: the issuer is not available", "err", err)
+		return b, nil
+	}
+	return fresh, err
+}
+
+// Rejected is called after a request authorised with used was answered 401. It
+// gives another bearer (adopted from the store, refreshed, or borrowed anew), or
+// ErrLoginExpired when there is none better.
+func (m *Manager) Rejected(ctx context.Context, used Bearer) (Bearer, error) {
+	if b, ok, err := m.unstored(ctx, used.Token); ok {
+		return b, err
+	}
+	a, _, err := m.load(ctx)
+	if err != nil {
+		return Bearer{}, err
+	}
+	if a.Mode != secret.ModeChatGPT {
+		b, err := m.fixed(ctx, a)
+		if err == nil && b.Token == used.Token {
+			err = &config.Problem{
+				Stage: stageLogin, Err: fmt.Errorf("the %s was not accepted: %w", nounOf(a.Mode), ErrLoginExpired), Hints: []string{hintLogin},
+			}
+		}
+		if err != nil {
+			return Bearer{}, err
+		}
+		return b, nil
+	}
+	if err := m.ended(a); err != nil {
+		return Bearer{}, err
+	}
+	if b := m.bearer(a); b.Token != used.Token && !m.due(a, b) {
+		return b, nil // another process was faster
+	}
+	return m.join(ctx, a, reasonRejected)
+}
+
+// Refresh makes a new access token now, whatever the old one's age, and gives the
+// status after: Codex's account/read with refreshToken.
+func (m *Manager) Refresh(ctx context.Context) (Status, error) {
+	m.mu.Lock()
+	borrowed := m.lent != nil
+	m.mu.Unlock()
+	if borrowed || m.cfg.AccessToken != "" {
+		return m.Status(ctx)
+	}
+	a, _, err := m.load(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	if a.Mode == secret.ModeChatGPT {
+		if err := m.ended(a); err != nil {
+			return Status{}, err
+		}
+		if _, err := m.join(ctx, a, reasonForced); err != nil {
+			return Status{}, err
+		}
+	}
+	return m.Status(ctx)
+}
+
+// unstored serves what does not come from the store: ok says whether it did.
+// rejected is a token that was refused, or empty.
+func (m *Manager) unstored(ctx context.Context, rejected string) (b Bearer, ok bool, err error) {
+	m.mu.Lock()
+	lent := m.lent
+	m.mu.Unlock()
+	if lent != nil {
+		b, err = m.borrowed(ctx, lent, rejected)
+		return b, true, err
+	}
+	if t := m.cfg.AccessToken; t != "" {
+		if t == rejected {
+			return Bearer{}, true, &config.Problem{
+				Stage: stageLogin, Err: fmt.Errorf("the access token in CODEX_ACCESS_TOKEN was not accepted: %w", ErrLoginExpired),
+				Hints: []string{"set CODEX_ACCESS_TOKEN to a new one, or unset it to use the stored login"},
+			}
+		}
+		b, err = m.accessToken(ctx, t)
+		return b, true, err
+	}
+	return Bearer{}, false, nil
+}
+
+// fixed is the bearer of a credential that does not expire by itself.
+func (m *Manager) fixed(ctx context.Context, a secret.Auth) (Bearer, error) {
+	switch a.Mode {
+	case secret.ModeAPIKey:
+		return Bearer{Token: a.APIKey, Mode: a.Mode}, nil
+	case secret.ModePAT:
+		return m.accessToken(ctx, a.PersonalAccessToken)
+	}
+	return Bearer{}, &config.Problem{
+		Stage: stageLogin, Err: fmt.Errorf("a login with %s gives no bearer token; only Codex itself can use it", nounOf(a.Mode)),
+		Hints: []string{"use the codex engine, or log in another way: `towline login`"},
+	}
+}
+
+func (m *Manager) bearer(a secret.Auth) Bearer {
+	if a.Tokens == nil {
+		return Bearer{Mode: a.Mode}
+	}
+	c, _ := secret.Claims(a.Tokens.AccessToken) // opaque: no claims
+	return Bearer{Token: a.Tokens.AccessToken, AccountID: first(a.Tokens.AccountID, c.AccountID), Mode: a.Mode, Expires: m.expires(a, c)}
+}
+
+// due says whether a token is to be refreshed before it is used.
+func (m *Manager) due(a secret.Auth, b Bearer) bool {
+	now := m.cfg.Now()
+	if b.Expires.IsZero() {
+		return !a.LastRefresh.IsZero() && now.Sub(a.LastRefresh) > staleAge
+	}
+	margin := early
+	if c, err := secret.Claims(b.Token); err == nil && !c.IssuedAt.IsZero() {
+		margin = min(early, b.Expires.Sub(c.IssuedAt)/5) // short-lived tokens are used as well
+	}
+	return !now.Before(b.Expires.Add(-margin))
+}
+
+// join refreshes a, or waits for the refresh that is under way. The refresh itself
+// does not end with ctx: its token may be spent already.
+func (m *Manager) join(ctx context.Context, a secret.Auth, reason string) (Bearer, error) {
+	m.mu.Lock()
+	f := m.flight
+	if f == nil {
+		if m.closed {
+			m.mu.Unlock()
+			return Bearer{}, problem(stageRefresh, ErrCancelled)
+		}
+		f = &flight{done: make(chan struct{})}
+		m.flight = f
+		m.flights.Go(func() {
+			own, cancel := context.WithTimeout(context.WithoutCancel(ctx), flightLimit)
+			defer cancel()
+			f.bearer, f.err = m.refresh(own, a, reason)
+			m.mu.Lock()
+			m.flight = nil
+			m.mu.Unlock()
+			close(f.done)
+		})
+	}
+	m.mu.Unlock()
+	select {
+	case <-f.done:
+		return f.bearer, f.err
+	case <-ctx.Done():
+		return Bearer{}, context.Cause(ctx)
+	}
+}
+
+// refresh changes the refresh token of what the store holds for new tokens, once
+// on this host: under the lock, after re-reading. found is what the caller saw
+// need it; if the store has moved on since, nothing is asked.
+func (m *Manager) refresh(ctx context.Context, found secret.Auth, reason string) (Bearer, error) {
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return Bearer{}, err
+	}
+	defer unlock()
+	a, _, err := m.load(ctx)
+	if err != nil {
+		return Bearer{}, err
+	}
+	if a.Mode != secret.ModeChatGPT {
+		return m.fixed(ctx, a) // somebody logged in with a key meanwhile
+	}
+	b := m.bearer(a)
+	if a.Fingerprint() != found.Fingerprint() && b.Token != "" && !m.due(a, b) {
+		m.cfg.Log.Info("took over a refresh another process made", "account", b.AccountID)
+		return b, nil
+	}
+	if a.Tokens == nil || a.Tokens.RefreshToken == "" {
+		return Bearer{}, m.over(a, fmt.Errorf("%w, and it came without a refresh token", ErrLoginExpired))
+	}
+	now, err := m.askRefresh(ctx, a, reason)
+	if err != nil {
+		return Bearer{}, m.refreshFailed(ctx, a, err)
+	}
+	m.keep(ctx, now)
+	m.cfg.Log.Info("refreshed the login", "account", now.Tokens.AccountID, "reason", reason)
+	m.cfg.Audit("credential.refresh", "account", now.Tokens.AccountID, "fingerprint", now.Fingerprint(), "reason", reason)
+	return m.bearer(now), nil
+}
+
+// lock takes Codex's refresh lock.
+func (m *Manager) lock(ctx context.Context) (func(), error) {
+	waiting, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	unlock, err := m.cfg.Store.Lock(waiting)
+	switch {
+	case err == nil:
+		return unlock, nil
+	case errors.Is(err, secret.ErrBusy) && ctx.Err() == nil:
+		err := fmt.Errorf("%w%s", err, byWhom(m.holders()))
+		return nil, &config.Problem{
+			Stage: stageRefresh, Err: fmt.Errorf("%w: %w", err, ErrUnavailable),
+			Hints: []string{"wait for it, or end it if it hangs, then try again"},
+		}
+	case ctx.Err() != nil:
+		return nil, problem(stageRefresh, context.Cause(ctx))
+	}
+	return nil, storeProblem(err)
+}
+
+// keep journals and stores what an issuer just gave. What cannot be stored is kept
+// in memory, because nobody else has it: the old token is spent. It can be used;
+// the next refresh stores it, or the next start adopts the journal.
+func (m *Manager) keep(ctx context.Context, now secret.Auth) {
+	was, _, err := m.cfg.Store.Load(ctx)
+	if err != nil && !errors.Is(err, secret.ErrNone) {
+		m.cfg.Log.Warn("what is stored cannot be read and is replaced", "err", err)
+	}
+	journaled := m.cfg.Store.Journal(ctx, was, now)
+	_, err = m.cfg.Store.Save(ctx, now)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.unsaved = nil
+	if err == nil {
+		return
+	}
+	m.unsaved = &unsaved{was: was.Fingerprint(), now: now}
+	if journaled != nil {
+		m.cfg.Log.Error("the refreshed login is in memory only", "err", errors.Join(err, journaled))
+	} else {
+		m.cfg.Log.Error("the refreshed login is in the journal only", "err", err)
+	}
+}
+
+// granted is what a token endpoint gives.
+type granted struct {
+	ID        string `json:"id_token"`
+	Access    string `json:"access_token"`
+	Refresh   string `json:"refresh_token"`
+	ExpiresIn int64  `json:"expires_in"`
+}
+
+// issuerOf is who a login is to be refreshed and revoked at: the issuer it came
+// from, which it names itself.
+func (m *Manager) issuerOf(t secret.Tokens) Issuer {
+	i := Issuer{URL: t.Issuer, ClientID: t.ClientID}
+	if i.URL == "" || i.URL == m.cfg.Issuer.URL || strings.TrimSuffix(i.URL, "/") == m.cfg.Issuer.URL {
+		i.URL, i.Kind = m.cfg.Issuer.URL, m.cfg.Issuer.Kind
+		if i.ClientID == "" {
+			i.ClientID = m.cfg.Issuer.ClientID
+		}
+	}
+	return i.withDefaults()
+}
+
+// askRefresh is the one request that spends a refresh token.
+func (m *Manager) askRefresh(ctx context.Context, a secret.Auth, reason string) (secret.Auth, error) {
+	t := *a.Tokens
+	iss := m.issuerOf(t)
+	to := m.cfg.RefreshURL
+	var e endpoints
+	if to == "" || iss.Kind == KindOIDC {
+		var err error
+		if e, err = m.endpoints(ctx, iss); err != nil {
+			return a, err
+		}
+		to = first(to, e.token)
+	}
+	var got answer
+	var err error
+	if iss.Kind == KindOIDC {
+		got, err = m.postForm(ctx, to, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {t.RefreshToken}, "client_id": {iss.ClientID}})
+	} else {
+		got, err = m.postJSON(ctx, to, map[string]string{
+			"client_id": iss.ClientID, "grant_type": "refresh_token", "refresh_reason": reason, "refresh_token": t.RefreshToken,
+		})
+	}
+	if err != nil {
+		return a, err
+	}
+	if !got.ok() {
+		return a, refused(to, got)
+	}
+	var g granted
+	if err := got.into(&g); err != nil {
+		return a, fmt.Errorf("%s: %w: %w", host(to), err, ErrUnavailable)
+	}
+	if g.Access == "" {
+		return a, fmt.Errorf("%s gave no access token: %w", host(to), ErrUnavailable)
+	}
+	if g.ID != "" && iss.Kind == KindOIDC {
+		if err := m.checkRefreshed(ctx, e, t.IDToken, g.ID); err != nil {
+			return a, err
+		}
+	}
+	t.AccessToken = g.Access
+	t.IDToken = first(g.ID, t.IDToken)
+	t.RefreshToken = first(g.Refresh, t.RefreshToken)
+	now := a
+	now.Tokens = &t
+	now.LastRefresh = m.cfg.Now().UTC()
+	m.noteExpiry(now, g.ExpiresIn)
+	return now, nil
+}
+
+// noteExpiry remembers when an opaque access token ends.
+func (m *Manager) noteExpiry(a secret.Auth, in int64) {
+	if in <= 0 || in > 1<<31 {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clear(m.expiry) // one login at a time
+	m.expiry[a.Fingerprint()] = m.cfg.Now().Add(time.Duration(in) * time.Second)
+}
+
+// refreshFailed decides whether a login is over.
+func (m *Manager) refreshFailed(ctx context.Context, a secret.Auth, err error) error {
+	var r *refusal
+	if !errors.As(err, &r) {
+		m.mu.Lock()
+		m.lost = lost{of: a.Fingerprint(), at: m.cfg.Now()}
+		m.mu.Unlock()
+		if ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
+			return problem(stageRefresh, err, hintLogin)
+		}
+		return problem(stageRefresh, err)
+	}
+	switch {
+	case r.code == "refresh_token_reused":
+		return m.over(a, m.rotated(a))
+	case r.code == "refresh_token_expired":
+		return m.over(a, fmt.Errorf("%w: %s has not seen it for too long", ErrLoginExpired, r.host))
+	case r.code == "refresh_token_invalidated":
+		return m.over(a, fmt.Errorf("%w: it was ended at %s", ErrLoginExpired, r.host))
+	case r.status == http.StatusUnauthorized, r.code == "invalid_grant":
+		return m.over(a, fmt.Errorf("%w: %w", ErrLoginExpired, r))
+	}
+	return problem(stageRefresh, fmt.Errorf("refresh the login: %w", r), "try again, or log in anew: `towline login`")
+}
+
+// over remembers that a login has ended, so that nobody asks for it again.
+func (m *Manager) over(a secret.Auth, why error) error {
+	p := &config.Problem{Stage: stageRefresh, Err: why, Hints: []string{hintLogin, "on a host without a browser, from where one is: `towline login HOST`"}}
+	m.mu.Lock()
+	clear(m.dead)
+	m.dead[a.Fingerprint()] = p
+	m.mu.Unlock()
+	m.cfg.Log.Warn("the login has ended", "err", why)
+	m.cfg.Audit("credential.expired", "account", accountOf(a), "fingerprint", a.Fingerprint())
+	return p
+}
+
+func accountOf(a secret.Auth) string {
+	if a.Tokens == nil {
+		return ""
+	}
+	return a.Tokens.AccountID
+}
+
+// rotated says as much as can be known about who used a refresh token first.
+func (m *Manager) rotated(a secret.Auth) error {
+	m.mu.Lock()
+	l := m.lost
+	m.mu.Unlock()
+	if l.of == a.Fingerprint() {
+		return fmt.Errorf("%w: %w: the issuer took it at %s, and its answer never arrived here",
+			ErrLoginExpired, ErrRotated, l.at.Local().Format("2006-01-02 15:04:05"))
+	}
+	text := "another holder of this login used it"
+	if !a.LastRefresh.IsZero() {
+		text += fmt.Sprintf(", after this machine's last refresh at %s", a.LastRefresh.Local().Format("2006-01-02 15:04:05"))
+	}
+	if id := a.Tokens.LoginOwnerID; id != "" {
+		text += fmt.Sprintf(" (login %s)", config.OneLine(id[:min(len(id), 8)]))
+	}
+	if who := m.holders(); len(who) > 0 {
+		text += "; also using it here: " + strings.Join(who, ", ")
+	} else {
+		text += "; no other program on this machine has it open, so look for a copied auth.json elsewhere"
+	}
+	return fmt.Errorf("%w: %w: %s", ErrLoginExpired, ErrRotated, text)
+}
+
+func byWhom(who []string) string {
+	if len(who) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(who, ", ") + ")"
+}
+
+func nounOf(mode secret.Mode) string {
+	switch mode {
+	case secret.ModeAPIKey:
+		return "API key"
+	case secret.ModePAT:
+		return "personal access token"
+	case secret.ModeAgent:
+		return "an agent identity"
+	}
+	return config.OneLine(string(mode))
+}
