@@ -37,9 +37,13 @@ type source struct {
 func Load(o Options) (Policy, error) {
 	var p Policy
 	for _, s := range sources() {
-		raw, err := readTrusted(filepath.Join(o.Root, s.path), o.Root != "")
+		path := filepath.Join(o.Root, s.path)
+		raw, err := readTrusted(path, o.Root != "")
 		if errors.Is(err, fs.ErrNotExist) {
-			continue
+			if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			err = errors.New("the link leads nowhere")
 		}
 		if err == nil {
 			err = s.read(&p, s.path, raw)
