@@ -144,3 +144,48 @@ func TestBridgeIsForItsOwnerOnly(t *testing.T) {
 		t.Errorf("the socket: %v, %v", info, err)
 	}
 }
+
+// A daemon that runs is reached through the SSH server itself; a server that
+// forbids it costs a process in between and nothing else.
+func TestDaemonIsReachedWithoutAProcessBetween(t *testing.T) {
+	t.Parallel()
+	for name, forbidden := range map[string]bool{"allowed": false, "forbidden": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, u := peer.NewLaptop(t), installed(t)
+			s := peer.StartOpenSSH(t, peer.OpenSSH{NoForwarding: forbidden})
+			link := peer.NewLink(t, s.Addr)
+			behind(t, l, s, u, link.Addr)
+			first := l.OpenTowline(100, 30, "dev", "--project", u.Path("src/shop"))
+			first.Wait("? help")
+			quit(first) // the daemon stays
+
+			term := l.OpenTowline(100, 30, "dev")
+			term.Wait("? help")
+			carriers := func() int {
+				n := 0
+				for _, line := range u.CommandLines() {
+					if strings.Contains(line, "app-server proxy") {
+						n++
+					}
+				}
+				return n
+			}
+			check := func(when string) {
+				t.Helper()
+				if n := carriers(); (n > 0) != forbidden {
+					t.Errorf("%s: %d processes carry the connection:\n%s", when, n, strings.Join(u.CommandLines(), "\n"))
+				}
+			}
+			check("at first")
+			link.Cut()
+			term.WaitMatch(`(?i)reconnecting`)
+			link.Mend()
+			term.WaitGone("econnecting")
+			check("after a cut")
+			say(term, "hello there")
+			term.WaitMatch(`(?s)hello there.*Rehearsal`)
+			quit(term)
+		})
+	}
+}

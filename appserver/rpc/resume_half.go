@@ -14,6 +14,9 @@ const (
 	// other: minutes of the fastest model's words.
 	defaultKeepBytes = 32 << 20
 	defaultKeepCount = 1 << 17
+	// directBytes is how much may be under way when a writer sends its message
+	// itself: less than any link's buffers.
+	directBytes = 16 << 10
 	// keepOverhead is what a kept message costs besides its bytes.
 	keepOverhead = 64
 	// maxInBytes and maxInCount bound what has arrived and was not read. A peer
@@ -51,6 +54,7 @@ type half struct {
 	carried  uint64   // what the newest frame of out says was taken
 	sent     uint64   // the highest number a link was given
 	heard    uint64   // what the peer had received when the last link began
+	batching bool     // see Batch
 
 	in       []arrival
 	part     []byte // of a message that has not arrived as a whole
@@ -154,10 +158,14 @@ func (h *half) next() ([]byte, error) {
 	h.inBytes -= n
 	h.taken = upTo
 	h.due += n
-	// The link is told now when much was taken, or soon unless it is about to be.
-	if l := h.lk; l != nil && (!l.soon || h.ackUrgent()) {
-		l.soon = true
+	// The peer is told now when much was taken; else soon, unless a message does.
+	switch l := h.lk; {
+	case l == nil:
+	case h.ackUrgent():
 		l.wake()
+	case !l.soon:
+		l.soon = true
+		l.later.Reset(ackDelay)
 	}
 	return msg, nil
 }
@@ -177,7 +185,10 @@ func (h *half) Write(ctx context.Context, msg []byte) error {
 		return ErrTooLarge
 	}
 	for {
-		wait, err := h.put(msg)
+		now, wait, err := h.put(msg)
+		if now != nil {
+			h.sendNow(now)
+		}
 		if wait == nil {
 			return err
 		}
@@ -190,15 +201,16 @@ func (h *half) Write(ctx context.Context, msg []byte) error {
 }
 
 // put keeps msg, or returns a channel that is closed when it may be tried again.
-func (h *half) put(msg []byte) (wait <-chan struct{}, err error) {
+// now is the link that the caller is to send it on.
+func (h *half) put(msg []byte) (now *link, wait <-chan struct{}, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	cost := int64(len(msg)) + keepOverhead*int64(1+max(len(msg)-1, 0)/pieceBytes)
 	switch {
 	case h.closed:
-		return nil, ErrClosed
+		return nil, nil, ErrClosed
 	case h.ended != nil:
-		return nil, h.ended
+		return nil, nil, h.ended
 	case h.fits(cost):
 		if h.budget == nil || h.lk != nil || !h.budget.exceeded(cost) {
 			break
@@ -206,23 +218,44 @@ func (h *half) put(msg []byte) (wait <-chan struct{}, err error) {
 		fallthrough
 	case h.budget != nil && h.lk == nil:
 		h.loseLocked("more happened while the client was away than is kept")
-		return nil, h.ended
+		return nil, nil, h.ended
 	default:
 		if h.room == nil {
 			h.room = make(chan struct{})
 		}
-		return h.room, nil
+		if h.lk != nil {
+			h.lk.wake() // what a batch holds back makes room by leaving
+		}
+		return nil, h.room, nil
 	}
 	h.hold(cost)
 	h.carried = h.taken
+	l := h.lk
+	// A link that takes what it is given has room for a little more, and then
+	// writing to it does not wait.
+	direct := l != nil && !h.batching && h.outBytes <= directBytes && l.next > h.last()
 	for ; len(msg) > pieceBytes; msg = msg[pieceBytes:] {
 		h.out = append(h.out, messageFrame('c', h.last()+1, h.taken, msg[:pieceBytes]))
 	}
 	h.out = append(h.out, messageFrame('m', h.last()+1, h.taken, msg))
-	if h.lk != nil {
+	if direct {
+		return l, nil, nil
+	}
+	if l != nil && !h.batching {
+		l.wake()
+	}
+	return nil, nil, nil
+}
+
+// Batch implements [Batcher].
+func (h *half) Batch(on bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.batching = on
+	if !on && h.lk != nil {
 		h.lk.wake()
 	}
-	return nil, nil
+	return nil
 }
 
 // fits reports whether a message may be kept. With a link most of the room is
@@ -310,6 +343,8 @@ func (h *half) attach(l *link, received, taken, told uint64, welcome bool) error
 	if welcome {
 		l.hello, told = welcomeFrame(h.received, h.taken), h.taken
 	}
+	l.later = time.AfterFunc(ackDelay, func() { h.tellTaken(l) })
+	l.later.Stop()
 	old := h.lk
 	h.lk, h.since = l, time.Now()
 	h.unpark()

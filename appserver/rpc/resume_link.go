@@ -29,11 +29,14 @@ type link struct {
 	once  sync.Once
 	err   error // why it ended; read after done
 
+	sending sync.Mutex  // held by whoever writes to s
+	later   *time.Timer // see tellTaken; made by attach
+
 	// Guarded by the half's mu, as is whether this is its link.
 	hello      []byte // to be sent before anything else
 	next       uint64 // the number of the frame to send next
 	ping, pong bool   // to be sent
-	soon       bool   // the sender knows that there is more to tell about taken
+	soon, late bool   // what was taken is to be told when later fires; it has fired
 	deaf       bool   // nothing more is taken from this link
 	endSent    bool
 	endReply   bool // the peer's end is to be answered
@@ -77,15 +80,14 @@ func (h *half) carry(ctx context.Context, l *link) error {
 
 // send writes what there is to write until the link or the stream ends.
 func (h *half) send(l *link) error {
-	delay := time.NewTimer(ackDelay)
-	delay.Stop()
-	defer delay.Stop()
 	var batch [][]byte
-	late, last, waits := false, false, false
 	for {
-		batch, last, waits = h.collect(l, batch[:0], late)
-		late = false
-		if err := writeAll(l.s, batch); err != nil {
+		l.sending.Lock()
+		var last bool
+		batch, last = h.collect(l, batch[:0])
+		err := writeAll(l.s, batch)
+		l.sending.Unlock()
+		if err != nil {
 			return err
 		}
 		clear(batch) // what was taken need not be kept for this
@@ -94,16 +96,45 @@ func (h *half) send(l *link) error {
 			return errOver
 		case len(batch) > 0:
 			continue
-		case waits:
-			delay.Reset(ackDelay)
 		}
 		select {
 		case <-l.kick:
-		case <-delay.C:
-			late = true
 		case <-l.done:
 			return errOver // end has kept the reason
 		}
+	}
+}
+
+// sendNow writes what was just put, in the goroutine that did so: waking another
+// costs as much as the write. Whatever else there may be to send is left to the
+// sender.
+func (h *half) sendNow(l *link) {
+	if !l.sending.TryLock() {
+		l.wake()
+		return
+	}
+	var few [4][]byte
+	h.mu.Lock()
+	batch := few[:0]
+	if h.lk == l && l.hello == nil && !l.endSent && h.ended == nil {
+		batch = h.messages(l, batch)
+	}
+	h.mu.Unlock()
+	err := writeAll(l.s, batch)
+	l.sending.Unlock()
+	if err != nil {
+		l.end(err)
+	}
+}
+
+// tellTaken is the end of a wait for a message that what was taken could ride on.
+func (h *half) tellTaken(l *link) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l.soon = false
+	if h.lk == l && h.taken != h.told {
+		l.late = true
+		l.wake()
 	}
 }
 
@@ -126,19 +157,18 @@ func writeAll(s Stream, frames [][]byte) error {
 }
 
 // collect appends to batch what l is to send now. last is set when that ends
-// the link; waits when there is something taken to tell that may wait, and did
-// not yet (late).
-func (h *half) collect(l *link, batch [][]byte, late bool) (_ [][]byte, last, waits bool) {
+// the link.
+func (h *half) collect(l *link, batch [][]byte) (_ [][]byte, last bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.lk != l {
-		return batch, true, false
+		return batch, true
 	}
 	if l.hello != nil {
 		batch, l.hello = append(batch, l.hello), nil
 	}
 	if l.endSent {
-		return batch, false, false
+		return batch, false
 	}
 	if l.pong {
 		batch, l.pong = append(batch, []byte("q")), false
@@ -148,21 +178,16 @@ func (h *half) collect(l *link, batch [][]byte, late bool) (_ [][]byte, last, wa
 	}
 	if h.lost != nil && !h.over { // found out here: the peer has to be told
 		h.over, l.endSent = true, true
-		return append(batch, endFrame(endLost, h.taken, h.lost.Why)), true, false
+		return append(batch, endFrame(endLost, h.taken, h.lost.Why)), true
 	}
 	if h.ended == nil {
 		batch = h.messages(l, batch)
 	}
-	if h.taken != h.told {
-		if h.ackUrgent() || late || h.closed {
-			batch = append(batch, takenFrame(h.taken))
-			h.told, h.due, l.soon = h.taken, 0, false
-		} else if waits = len(batch) == 0; !waits {
-			l.wake() // to come back here, and wait
-		}
-	} else {
-		l.soon = false
+	if h.taken != h.told && (h.ackUrgent() || l.late || h.closed) {
+		batch = append(batch, takenFrame(h.taken))
+		h.told, h.due = h.taken, 0
 	}
+	l.late = false
 	switch {
 	case l.endReply:
 		// Whatever came is going to be read, unless nobody is there any more.
@@ -171,12 +196,12 @@ func (h *half) collect(l *link, batch [][]byte, late bool) (_ [][]byte, last, wa
 			number = h.taken
 		}
 		l.endSent = true
-		return append(batch, endFrame(endClosed, number, "")), true, false
+		return append(batch, endFrame(endClosed, number, "")), true
 	case h.closed && l.next > h.last():
 		l.endSent = true
 		batch = append(batch, endFrame(h.verdict, h.taken, h.why))
 	}
-	return batch, false, waits
+	return batch, false
 }
 
 // messages appends the next ones.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"path"
 	"regexp"
 	"slices"
@@ -58,6 +59,11 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 			Hints: []string{"install Towline there: `towline connect " + o.host() + " --install`"},
 		}
 	}
+	if s, ok := throughServer(ctx, r, rep, ch); ok {
+		opened.Resumable = rpc.Resumes(s)
+		opened.Stderr = func() string { return "" }
+		return s, opened, nil
+	}
 	extra, err := exports(rep, ch)
 	if err != nil {
 		return nil, opened, &config.Problem{Stage: remote.StageStart, Err: err, Hints: []string{"check SetEnv in ssh_config"}, Exit: config.ExitConfig}
@@ -94,6 +100,69 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 	}
 	opened.Resumable = rpc.Resumes(s)
 	return s, opened, nil
+}
+
+// directTimeout bounds the attempt to reach a daemon without a program between.
+const directTimeout = 5 * time.Second
+
+// throughServer opens the socket of a daemon that runs through the SSH server itself:
+// a process less in the way of every message. Servers may forbid it and the
+// daemon may be gone, which the usual way finds out and explains. A forwarded
+// agent needs the session of a command.
+func throughServer(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, bool) {
+	d, ok := r.(interface {
+		DialUnix(ctx context.Context, path string) (net.Conn, error)
+	})
+	if !ok || ch.Action != Join || ch.Candidate.Kind != Towline || ch.Plain || ch.ForwardAgent {
+		return nil, false
+	}
+	socket := ch.Candidate.Socket
+	if socket == "" {
+		socket = homeSocket(rep, ch)
+	}
+	if !path.IsAbs(socket) {
+		return nil, false
+	}
+	o := rep.o.withDefaults()
+	begin := o.Now()
+	ctx, cancel := context.WithTimeout(ctx, directTimeout)
+	defer cancel()
+	c, err := d.DialUnix(ctx, socket)
+	if err != nil {
+		o.Log.Debug("the daemon's socket cannot be reached directly", "err", err)
+		return nil, false
+	}
+	s, err := rpc.DialWebSocket(ctx, c, rpc.WebSocketOptions{Resume: true})
+	if err != nil {
+		o.Log.Debug("the daemon's socket does not answer", "err", err)
+		return nil, false
+	}
+	o.Events(remote.Event{Stage: remote.StageStart, Text: ch.Why})
+	o.Events(remote.Event{Stage: remote.StageStart, Text: Opened{Kind: Towline, Version: ch.Candidate.Version}.text(), Done: true, Took: o.Now().Sub(begin)})
+	o.Events(remote.Event{Stage: remote.StageHandshake, Text: "opening the app-server's connection"})
+	return s, true
+}
+
+// homeSocket is where a daemon that was started with what the probe found has
+// its socket; config.Locate says the same there.
+func homeSocket(rep Report, ch Choice) string {
+	env := func(name string) string {
+		if v := ch.Env[name]; v != "" {
+			return v
+		}
+		return rep.Env[name]
+	}
+	switch {
+	case env("TOWLINE_HOME") != "":
+		return path.Join(env("TOWLINE_HOME"), "run/towline.sock")
+	case path.IsAbs(env("XDG_RUNTIME_DIR")):
+		return path.Join(env("XDG_RUNTIME_DIR"), "towline/towline.sock")
+	case path.IsAbs(env("XDG_STATE_HOME")):
+		return path.Join(env("XDG_STATE_HOME"), "towline/run/towline.sock")
+	case path.IsAbs(rep.Home):
+		return path.Join(rep.Home, ".local/state/towline/run/towline.sock")
+	}
+	return ""
 }
 
 func (o Opened) text() string {

@@ -100,32 +100,21 @@ func (b *Bridge) Serve(ctx context.Context, client rpc.Stream, remote string) er
 	defer cancel(nil)
 	dialing, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	// That a client leaves while its stream is dialled is only seen by reading,
-	// so reading starts at once; what it says meanwhile waits here and in its
-	// socket.
-	said := make(chan []byte, 1)
-	var left error // why reading ended; set before said is closed
+	in := inlet{opened: make(chan struct{})}
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		defer close(said)
-		for {
-			var m []byte
-			if m, left = client.Read(ctx); left != nil {
-				giveUp(left)
-				return
-			}
-			select {
-			case said <- m:
-			case <-ctx.Done():
-				left = context.Cause(ctx)
-				return
-			}
+		err := in.follow(ctx, client)
+		giveUp(err)
+		select {
+		case <-in.opened: // and what it said before has been delivered
+			cancel(err)
+		case <-ctx.Done():
 		}
 	})
 	up, err := b.dial(dialing)
 	if err == nil {
 		b.tell(Event{Client: n, Remote: remote, What: Joined})
-		err = b.carry(ctx, client, up, said, &left)
+		err = b.carry(ctx, cancel, client, up, &in)
 	} else if context.Cause(dialing) == nil {
 		b.tell(Event{Client: n, Remote: remote, What: Refused, Err: err})
 	}
@@ -171,19 +160,13 @@ func (b *Bridge) dial(ctx context.Context) (rpc.Stream, error) {
 }
 
 // carry copies both ways until one end is finished. What that end said before
-// is delivered first. left may be read once said is closed.
-func (b *Bridge) carry(ctx context.Context, client, up rpc.Stream, said <-chan []byte, left *error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// is delivered first.
+func (b *Bridge) carry(ctx context.Context, cancel context.CancelCauseFunc, client, up rpc.Stream, in *inlet) error {
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for m := range said {
-			if err := up.Write(ctx, m); err != nil {
-				cancel(err)
-				return
-			}
+		if err := in.open(ctx, up); err != nil {
+			cancel(err)
 		}
-		cancel(*left)
 	})
 	wg.Go(func() {
 		for {
@@ -199,10 +182,68 @@ func (b *Bridge) carry(ctx context.Context, client, up rpc.Stream, said <-chan [
 	})
 	<-ctx.Done()
 	err := context.Cause(ctx)
-	_ = client.Close(err) // also ends its reader, and so the first copy
+	_ = client.Close(err) // also ends its reader
 	_ = up.Close(err)
 	wg.Wait()
 	return err
+}
+
+// inlet carries what a client says to its stream. That a client leaves while its
+// stream is dialled is only seen by reading, so reading starts at once; what it
+// says meanwhile waits here and in its socket.
+type inlet struct {
+	opened chan struct{} // closed once the stream is there and has what waited
+
+	mu      sync.Mutex // guards what follows, and the order of the first writes
+	up      rpc.Stream
+	waiting [][]byte
+}
+
+// maxWaiting is how many messages are read ahead of a stream being dialled.
+const maxWaiting = 2
+
+// follow returns why it ended: the client, its stream, or ctx. It writes in the
+// goroutine that reads; a hand-over would cost as much as all the rest.
+func (in *inlet) follow(ctx context.Context, client rpc.Stream) error {
+	for {
+		m, err := client.Read(ctx)
+		if err != nil {
+			return err
+		}
+		in.mu.Lock()
+		up, full := in.up, false
+		if up == nil {
+			in.waiting = append(in.waiting, m)
+			full = len(in.waiting) == maxWaiting
+		}
+		in.mu.Unlock()
+		switch {
+		case up != nil:
+			if err := up.Write(ctx, m); err != nil {
+				return err
+			}
+		case full:
+			select {
+			case <-in.opened:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+}
+
+// open gives the inlet its stream.
+func (in *inlet) open(ctx context.Context, up rpc.Stream) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, m := range in.waiting {
+		if err := up.Write(ctx, m); err != nil {
+			return err
+		}
+	}
+	in.up, in.waiting = up, nil
+	close(in.opened)
+	return nil
 }
 
 // count adds d clients; the number is that of a new one.
