@@ -228,6 +228,10 @@ func (m *Manager) load(ctx context.Context) (secret.Auth, secret.Where, error) {
 	case a.Mode == secret.ModeNone:
 		return a, w, notLoggedIn()
 	}
+	// A login that came before a mandate does not outlive it; Codex ignores it too.
+	if err := m.cfg.Policy.CheckStored(a); err != nil {
+		return a, w, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if u := m.unsaved; u != nil {

@@ -131,6 +131,9 @@ func (m *Manager) unstored(ctx context.Context, rejected string) (b Bearer, ok b
 		return b, true, err
 	}
 	if t := m.cfg.AccessToken; t != "" {
+		if err := m.mayChatGPT(); err != nil {
+			return Bearer{}, true, err
+		}
 		if t == rejected {
 			return Bearer{}, true, &config.Problem{
 				Stage: stageLogin, Err: fmt.Errorf("the access token in CODEX_ACCESS_TOKEN was not accepted: %w", ErrLoginExpired),

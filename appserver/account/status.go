@@ -21,6 +21,9 @@ func (m *Manager) Status(ctx context.Context) (Status, error) {
 		return lent.status(), nil
 	}
 	if t := m.cfg.AccessToken; t != "" {
+		if err := m.mayChatGPT(); err != nil {
+			return Status{}, err
+		}
 		s := Status{LoggedIn: true, Env: "CODEX_ACCESS_TOKEN", Mode: tokenMode(t)}
 		m.addIdentity(&s, t)
 		return s, nil
