@@ -81,7 +81,7 @@ type placeReport struct {
 
 // holderReport is a program, or another machine, that the login is with.
 type holderReport struct {
-	Who  string `json:"who"` // store, lender, codex, towline
+	Who  string `json:"who"` // store, environment, lender, codex, towline
 	Text string `json:"text"`
 }
 
@@ -173,17 +173,41 @@ func lookAtCredentials(ctx context.Context, paths config.Paths, cfg config.Confi
 	r.places(ctx, c)
 	r.lock(ctx, c.store)
 	r.environment(paths)
-	r.holders(ctx, paths, cfg, c.home)
+	r.override(c)
+	r.holders(ctx, paths, c.home)
 	r.LoggedIn = r.Login != nil && r.Policy.Problem == ""
 	for _, p := range r.Places {
 		if p.Used && (p.Forbids != "" || p.Problem != "") {
 			r.LoggedIn = false
 		}
 	}
-	if r.Login != nil && r.Login.Mode == modeLent {
-		r.LoggedIn = true
-	}
 	return r, err
+}
+
+// override is for the variable that stands before what is stored.
+func (r *credentialReport) override(c credentials) {
+	token := os.Getenv("CODEX_ACCESS_TOKEN")
+	if token == "" || r.Policy.Problem != "" {
+		return
+	}
+	if err := c.policy.CheckLogin(managed.LoginChatGPT); err != nil {
+		r.Notes = append(r.Notes, "CODEX_ACCESS_TOKEN is not used: "+oneProblem(err))
+		return
+	}
+	mode := secret.ModeAgent
+	if strings.HasPrefix(token, "at-") {
+		mode = secret.ModePAT
+	}
+	r.instead(&loginReport{Mode: string(mode)})
+	r.hold("environment", "CODEX_ACCESS_TOKEN, in the environment of this command")
+}
+
+// instead makes l the login that is used, in place of any stored one.
+func (r *credentialReport) instead(l *loginReport) {
+	r.Login = l
+	for i := range r.Places {
+		r.Places[i].Used = false
+	}
 }
 
 // oneProblem is an error's cause without its stage.
@@ -296,7 +320,7 @@ const modeLent = "chatgptAuthTokens"
 
 // holders finds out who the login is with: the store, a machine that lends it, and
 // the app-servers that run on this one.
-func (r *credentialReport) holders(ctx context.Context, paths config.Paths, cfg config.Config, home string) {
+func (r *credentialReport) holders(ctx context.Context, paths config.Paths, home string) {
 	for _, p := range r.Places {
 		if p.Used {
 			r.hold("store", "this host, in its "+p.Kind)
@@ -328,10 +352,7 @@ func (r *credentialReport) hold(who, text string) {
 
 // lent says that what is used is somebody else's.
 func (r *credentialReport) lent(text string) {
-	r.Login = &loginReport{Mode: modeLent}
-	for i := range r.Places {
-		r.Places[i].Used = false
-	}
+	r.instead(&loginReport{Mode: modeLent})
 	r.hold("lender", text)
 }
 

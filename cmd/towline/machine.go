@@ -41,6 +41,7 @@ func checkMachine(ctx context.Context, tell func(launcher.Finding)) launcher.Dia
 		m.state(paths)
 		m.daemon(ctx, paths)
 		m.codex(ctx, cfg)
+		m.credentials(ctx, paths, cfg)
 	}
 	m.sandbox()
 	m.linger()
@@ -270,5 +271,5 @@ func (m *machine) ports(ctx context.Context) {
 		m.found("login ports", launcher.FindingOK, strings.Join(states, ", "), nil)
 		return
 	}
-	m.found("login ports", launcher.FindingNote, strings.Join(states, ", "), last, "log in with a device code instead: `codex login --device-auth`")
+	m.found("login ports", launcher.FindingNote, strings.Join(states, ", "), last, "log in with a device code instead: `towline login --device-auth`")
 }
