@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/pelletier/go-toml/v2"
@@ -109,6 +110,12 @@ type Native struct {
 	// APIKeyEnv names the environment variable that holds the key. The key
 	// itself is never in this file.
 	APIKeyEnv string `toml:"api_key_env"`
+	// RequiresOpenAIAuth sends the host's login to BaseURL. Without it a login goes
+	// to its owner's endpoints only, which are used when BaseURL is empty.
+	RequiresOpenAIAuth bool `toml:"requires_openai_auth"`
+	// LoginWait is how long a turn waits for somebody to log in after the login
+	// expired, as "24h"; empty is a day.
+	LoginWait string `toml:"login_wait"`
 	// ContextWindow is the model's window in tokens.
 	ContextWindow int64 `toml:"context_window"`
 	// ApprovalPolicy and SandboxMode are what new threads begin with.
@@ -265,6 +272,11 @@ func (c Config) Validate() error {
 	n := c.Engine.Native
 	oneOf("engine.native.approval_policy", n.ApprovalPolicy, "untrusted", "on-request", "never")
 	oneOf("engine.native.sandbox_mode", n.SandboxMode, "read-only", "workspace-write", "danger-full-access")
+	if n.LoginWait != "" {
+		if d, err := time.ParseDuration(n.LoginWait); err != nil || d <= 0 {
+			bad("engine.native.login_wait", "%q is no length of time; write it as \"24h\" or \"90m\"", n.LoginWait)
+		}
+	}
 	if n.BaseURL != "" {
 		if u, err := url.Parse(n.BaseURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			bad("engine.native.base_url", "%q is not an http or https URL", n.BaseURL)
