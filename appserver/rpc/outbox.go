@@ -25,7 +25,7 @@ type Outbox struct {
 
 // soon is how long PutSoon lets a message wait for company: less than anyone
 // sees, and time for a fast model to say several words.
-const soon = 500 * time.Microsecond
+const soon = time.Millisecond
 
 // NewOutbox makes an Outbox for s. It does nothing until Run.
 func NewOutbox(s Stream) *Outbox {
@@ -45,7 +45,7 @@ func (o *Outbox) Put(msg []byte) error {
 }
 
 // PutSoon is [Outbox.Put] for one of many small messages: it may wait up to
-// half a millisecond so that several leave together. Whatever is Put meanwhile
+// a millisecond so that several leave together. Whatever is Put meanwhile
 // takes it along; order is kept.
 func (o *Outbox) PutSoon(msg []byte) error {
 	o.mu.Lock()

@@ -85,6 +85,6 @@ func (b *blocking) Close() error {
 	return b.f.Close()
 }
 
-// linger is how long a read may let more words arrive: with the half
+// linger is how long a read may let more words arrive: with the
 // millisecond an outbox waits, still less than anyone sees.
 const linger = 300 * time.Microsecond
