@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
+	"time"
 
 	"towline/appserver/engine/codex"
 	"towline/appserver/engine/native"
@@ -35,7 +38,11 @@ type EngineConfig struct {
 	Environ func(string) string // a lookup such as os.Getenv
 	Env     []string            // the same, as a list for child processes
 	Self    string              // path of this program, re-executed as the sandbox helper
-	Log     *slog.Logger
+	// Accounts is the host's login, for the native engine; nil when there is none.
+	Accounts native.Accounts
+	// ChatGPTBaseURL is Codex's chatgpt_base_url; empty is its default.
+	ChatGPTBaseURL string
+	Log            *slog.Logger
 }
 
 // OpenEngine makes the engine the configuration asks for. For "auto" that is
@@ -65,7 +72,7 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		err = errors.New("codex is installed but not logged in")
 		hints = []string{"log it in: `codex login` (without a browser: `codex login --device-auth`), then start again"}
 	}
-	if c.Config.Native.Rehearsal || c.endpoint() != "" {
+	if c.Config.Native.Rehearsal || c.endpoint() != "" || c.loggedIn(ctx) {
 		return c.native(fmt.Sprintf("codex is not usable: %v", err))
 	}
 	return Engine{}, &config.Problem{
@@ -73,6 +80,7 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		Err:   fmt.Errorf("nothing here can do the work: %w, and the native engine has no endpoint", err),
 		Hints: append(hints,
 			"or name an OpenAI-compatible endpoint: base_url under [engine.native] in "+c.Paths.ConfigFile()+", or set "+c.Config.Native.APIKeyEnv,
+			"or log in for the native engine: `towline login`",
 			"or look around offline: `towline try`",
 		),
 		Exit: config.ExitUnavailable,
@@ -95,21 +103,64 @@ func (c EngineConfig) endpoint() string {
 		return n.BaseURL
 	}
 	if n.APIKeyEnv != "" && c.Environ(n.APIKeyEnv) != "" {
-		return "https://api.openai.com/v1"
+		return model.OpenAIURL
 	}
 	return ""
+}
+
+// needsLogin reports whether the native engine's requests are authorised by the
+// host's login. An endpoint somebody configured gets it only when they said so:
+// it may be anyone's.
+func (c EngineConfig) needsLogin() bool {
+	n := c.Config.Native
+	hasKey := n.APIKeyEnv != "" && c.Environ(n.APIKeyEnv) != ""
+	return c.Accounts != nil && !n.Rehearsal && !hasKey && (n.BaseURL == "" || n.RequiresOpenAIAuth)
+}
+
+// loggedIn reports whether there is a login the native engine could use.
+func (c EngineConfig) loggedIn(ctx context.Context) bool {
+	if !c.needsLogin() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	s, err := c.Accounts.Status(ctx)
+	if err != nil {
+		c.Log.Warn("the login cannot be read", "err", err)
+	}
+	return err == nil && s.LoggedIn && s.Ended == nil
+}
+
+// loginTimeout bounds the look at the credential store before an engine is chosen.
+const loginTimeout = 20 * time.Second
+
+// chatGPT is where requests of a ChatGPT login go, and that address's origin.
+func (c EngineConfig) chatGPT() (endpoint, origin string) {
+	base := strings.TrimSuffix(c.ChatGPTBaseURL, "/")
+	if base == "" {
+		base = strings.TrimSuffix(model.ChatGPTURL, "/codex")
+	}
+	if u, err := url.Parse(base); err == nil {
+		origin = u.Scheme + "://" + u.Host
+	}
+	return base + "/codex", origin
 }
 
 func (c EngineConfig) native(why string) (Engine, error) {
 	n := c.Config.Native
 	mc := model.Config{BaseURL: c.endpoint(), APIKey: func() string { return c.Environ(n.APIKeyEnv) }, Log: c.Log}
 	provider := "openai"
+	needsLogin := c.needsLogin()
+	accountURL, origin := c.chatGPT()
+	if needsLogin {
+		mc.Auth, mc.AccountURL = c.Accounts, accountURL
+	}
 	switch {
 	case n.Rehearsal:
 		// The endpoint exists in memory only; its name must never resolve.
 		mc = model.Config{BaseURL: "http://rehearsal.invalid/v1", HTTPClient: &http.Client{Transport: rehearsal.Transport()}, Log: c.Log}
 		provider = "rehearsal"
-	case mc.BaseURL == "":
+	case mc.BaseURL == "" && !needsLogin:
 		return Engine{}, &config.Problem{
 			Stage: "engine", Err: errors.New("the native engine has no endpoint"),
 			Hints: []string{
@@ -119,8 +170,10 @@ func (c EngineConfig) native(why string) (Engine, error) {
 			Exit: config.ExitConfig,
 		}
 	}
+	wait, _ := time.ParseDuration(n.LoginWait) // validated; empty is the default
 	streamer := model.New(mc)
 	eng, err := native.New(native.Config{
+		Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,
 		Dir: c.Paths.Threads(), Home: c.Paths.Home(), Cwd: c.Project, Version: c.Version, Provider: provider,
 		Models:   []native.Model{{ID: n.Model, ContextWindow: n.ContextWindow, Efforts: []string{"low", "medium", "high"}, DefaultEffort: "medium"}},
 		Streamer: streamer, Approval: n.ApprovalPolicy, Sandbox: n.SandboxMode,

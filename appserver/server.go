@@ -40,7 +40,9 @@ type Config struct {
 	// Describe adds to a status what only the caller knows (the SSH door). It is
 	// called from any goroutine; nil is fine.
 	Describe func(*protocol.HostStatus)
-	Log      *slog.Logger
+	// HostLogin is the gate's: whether a login of the host's own is stored.
+	HostLogin func() bool
+	Log       *slog.Logger
 }
 
 // Server is a daemon whose listeners are open.
@@ -88,7 +90,8 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}
 	s.gate = gate.New(gate.Config{
-		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
+		HostLogin: cfg.HostLogin,
+		Engine:    cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
 	})

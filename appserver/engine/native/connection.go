@@ -28,6 +28,7 @@ type conn struct {
 	mu       sync.Mutex // guards what follows
 	ready    bool       // initialize was answered
 	client   protocol.ClientInfo
+	trial    bool // takes experimental methods
 	optOut   map[string]bool
 	procs    map[string]*process // command/exec and process/spawn, by kind and the client's id
 	searches map[string]*searching
@@ -61,6 +62,7 @@ func (c *conn) serve() {
 	c.e.wire.Unlock()
 	c.unsubscribeAll()
 	c.work.Wait()
+	c.e.lenderLeft(c)
 	// A request that was under way when the client left may have subscribed it
 	// since: a thread that it keeps would never be unloaded.
 	c.unsubscribeAll()
@@ -166,6 +168,7 @@ func (c *conn) initialize(r *rpc.Request) {
 	c.ready = true
 	c.client = p.ClientInfo
 	if caps := p.Capabilities; caps != nil {
+		c.trial = caps.ExperimentalAPI
 		c.optOut = make(map[string]bool, len(caps.OptOutNotificationMethods))
 		for _, m := range caps.OptOutNotificationMethods {
 			c.optOut[m] = true

@@ -28,7 +28,8 @@ type live struct {
 	subs  map[*conn]bool
 	turn  *running
 	flags map[string]bool
-	asks  []*ask // oldest first
+	asks  []*ask       // oldest first
+	pause *agent.Pause // the turn waits for somebody to log in
 	idle  time.Time
 	gone  bool // unloaded: nothing more happens here
 
@@ -91,6 +92,9 @@ func (e *Engine) add(log *thread.Log, h *thread.History) *live {
 		ThreadID: l.id, Model: e.cfg.Streamer, Exec: l.procs, History: h.Input, Home: e.cfg.Home,
 		BaseInstructions: h.Head.Base, DeveloperInstructions: h.Head.Developer,
 		Clock: e.cfg.Clock, Log: e.log.With("thread", l.id),
+	}
+	if e.cfg.Accounts != nil {
+		cfg.AwaitLogin = l.awaitLogin
 	}
 	if h.Usage != nil {
 		cfg.Usage = *h.Usage

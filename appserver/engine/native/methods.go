@@ -100,12 +100,14 @@ func table() map[string]method {
 		"config/batchWrite":       inOrder((*conn).configBatchWrite),
 		"configRequirements/read": bare((*conn).configRequirementsRead),
 
-		"account/read":                              inOrder((*conn).accountRead),
+		"account/read":                              beside((*conn).accountRead),
 		"account/rateLimits/read":                   bare((*conn).accountRateLimitsRead),
 		"account/usage/read":                        bare((*conn).accountUsageRead),
-		"account/login/start":                       inOrder((*conn).accountLoginStart),
+		"account/login/start":                       beside((*conn).accountLoginStart),
 		"account/login/cancel":                      inOrder((*conn).accountLoginCancel),
-		"account/logout":                            bare((*conn).accountLogout),
+		"account/logout":                            {run: (*conn).accountLogout, noParams: true, beside: true},
+		"getAuthStatus":                             beside((*conn).getAuthStatus),
+		"accountSession/list":                       inOrder(fixed(map[string]any{"activeSessionId": nil, "sessions": []int{}})),
 		"account/gatewayOAuth/read":                 bare((*conn).gatewayOAuthRead),
 		"account/bedrock/checkGovCloudRequirements": inOrder(fixed(map[string]bool{"isGovCloud": false, "shouldWarn": false})),
 

@@ -24,6 +24,8 @@
 //
 //	Engine.loading → live.mu → Engine.mu → Engine.wire, conn.mu
 //
+// logins.mu (login.go) is held while nothing else is taken.
+//
 // The agent calls its Sink, and so takes live.mu, with a lock of its own held;
 // under live.mu only those of its methods are called that do not take that one.
 //
@@ -56,6 +58,10 @@ import (
 // DefaultIdleUnload is how long a thread nobody looks at stays loaded, as in Codex.
 const DefaultIdleUnload = 60 * time.Second
 
+// DefaultLoginWait is how long a turn whose login has expired waits for another:
+// a night and the day after it.
+const DefaultLoginWait = 24 * time.Hour
+
 // pipeDepth is how many messages a connection holds each way before its outbox fills.
 const pipeDepth = 256
 
@@ -70,6 +76,18 @@ type Config struct {
 	Provider string
 	Models   []Model // the first is the default
 	Streamer agent.Streamer
+
+	// Accounts is the host's login; nil when there is nothing to log in to.
+	Accounts Accounts
+	// NeedsLogin says that the endpoint works with the login: the Streamer is
+	// authorised by Accounts.
+	NeedsLogin bool
+	// ChatGPTOrigin is where requests of a ChatGPT login go, such as
+	// "https://chatgpt.com", for people to see.
+	ChatGPTOrigin string
+	// LoginWait is how long a turn waits for somebody to log in; default
+	// DefaultLoginWait.
+	LoginWait time.Duration
 
 	Approval string // protocol.Approve…; default on-request
 	Sandbox  string // protocol.Sandbox…; default workspace-write
@@ -119,12 +137,15 @@ type Engine struct {
 	warning string // what this machine lacks, told to every client
 	changed chan struct{}
 
-	wire    sync.Mutex // guards what follows; innermost
-	conns   map[*conn]struct{}
-	asks    map[int64]*ask // server requests that wait, by id
-	nextAsk int64
+	wire  sync.Mutex // guards what follows; innermost
+	conns map[*conn]struct{}
+	asks  map[int64]*ask // server requests that wait, by id
+	// tokenAsks are those put to a lender; ids are shared with asks.
+	tokenAsks map[int64]*tokenAsk
+	nextAsk   int64
 
 	config overlay // what config/value/write keeps
+	logins logins
 }
 
 var errStopping = errors.New("the engine is stopping")
@@ -146,6 +167,9 @@ func New(cfg Config) (*Engine, error) {
 	if cfg.IdleUnload <= 0 {
 		cfg.IdleUnload = DefaultIdleUnload
 	}
+	if cfg.LoginWait <= 0 {
+		cfg.LoginWait = DefaultLoginWait
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -166,6 +190,7 @@ func New(cfg Config) (*Engine, error) {
 		started: make(chan struct{}), changed: make(chan struct{}),
 		threads: make(map[protocol.ThreadID]*live),
 		conns:   make(map[*conn]struct{}), asks: make(map[int64]*ask),
+		tokenAsks: make(map[int64]*tokenAsk),
 	}
 	if cfg.SandboxSelf != "" {
 		e.box = sandbox.New(cfg.SandboxSelf, cfg.Log, cfg.Hidden...)
@@ -207,6 +232,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.setReady(true)
 	e.once.Do(func() { close(e.started) })
 	e.spawn(e.checkSandbox)
+	if e.cfg.Accounts != nil {
+		e.spawn(e.followAccount)
+	}
 
 	tick := time.NewTicker(max(e.cfg.IdleUnload/6, 10*time.Millisecond))
 	defer tick.Stop()

@@ -101,8 +101,15 @@ func (e *Engine) answered(c *conn, id, result json.RawMessage, perr *protocol.Er
 		return
 	}
 	e.wire.Lock()
-	a := e.asks[n]
+	a, t := e.asks[n], e.tokenAsks[n]
+	if t != nil && t.c == c {
+		delete(e.tokenAsks, n)
+	}
 	e.wire.Unlock()
+	if t != nil && t.c == c {
+		t.answer <- tokenAnswer{result, perr}
+		return
+	}
 	if a == nil {
 		return
 	}
@@ -151,6 +158,11 @@ func (l *live) giveUp(a *ask, perr *protocol.Error) {
 func (l *live) replay(c *conn) {
 	for _, a := range l.asks {
 		a.sendTo(c)
+	}
+	if l.pause != nil {
+		for _, n := range l.pauseNotes(*l.pause) {
+			c.notify(n.method, n.params)
+		}
 	}
 }
 

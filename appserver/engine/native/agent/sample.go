@@ -105,6 +105,13 @@ func (t *turn) sample(request func() model.Request, on func(model.Event) error, 
 			try--
 			continue
 		}
+		if me.Relogin != nil && t.s.cfg.AwaitLogin != nil {
+			if err := t.awaitLogin(me); err != nil {
+				return err
+			}
+			try = 0
+			continue
+		}
 		if !me.Retry || try > maxRetries {
 			return me
 		}
@@ -121,6 +128,21 @@ func (t *turn) sample(request func() model.Request, on func(model.Event) error, 
 			return err
 		}
 	}
+}
+
+// awaitLogin pauses the turn until somebody has logged in: what was done so far
+// is kept, and the same request is made again.
+func (t *turn) awaitLogin(me *model.Error) error {
+	t.wait(protocol.FlagWaitingOnUserInput, 1)
+	defer t.wait(protocol.FlagWaitingOnUserInput, -1)
+	err := t.s.cfg.AwaitLogin(t.ctx, Pause{TurnID: t.ID, Message: me.Message, Info: me.Info}, me.Relogin)
+	switch {
+	case err == nil:
+		return nil
+	case t.ctx.Err() != nil:
+		return context.Cause(t.ctx)
+	}
+	return &model.Error{Status: me.Status, Code: me.Code, Info: me.Info, Err: err, Message: fmt.Sprintf("%s: %v", me.Message, err)}
 }
 
 // learn reports whether a refusal taught the session to ask differently, each

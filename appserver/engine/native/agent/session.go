@@ -44,7 +44,18 @@ type Config struct {
 	Home                  string           // directory whose AGENTS.md applies to every project; "" for none
 	Clock                 func() time.Time // nil means time.Now
 	RetryDelay            time.Duration    // before the first retry; 0 means 200 ms, doubling from there
-	Log                   *slog.Logger
+	// AwaitLogin waits for a person to log in while a turn's request waits for
+	// that: until changed is closed, or the login looks different otherwise. Its
+	// error is why nobody is waited for any more. Nil: such a turn fails.
+	AwaitLogin func(ctx context.Context, p Pause, changed <-chan struct{}) error
+	Log        *slog.Logger
+}
+
+// Pause is what is said while a turn waits for somebody to log in.
+type Pause struct {
+	TurnID  string
+	Message string          // what is wrong
+	Info    json.RawMessage // its codexErrorInfo
 }
 
 // Turn is what one turn is asked to do, and under which rules.

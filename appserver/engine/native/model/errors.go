@@ -29,6 +29,9 @@ type Error struct {
 	After   time.Duration   // how long the endpoint asked us to wait; 0 when it did not
 	Info    json.RawMessage // the codexErrorInfo of a turn that fails with this
 	Err     error           // the cause, when there is one below us
+	// Relogin is set when only a person who logs in can mend it, and closed when
+	// the login has changed since the request was made.
+	Relogin <-chan struct{}
 }
 
 func (e *Error) Error() string { return e.Message }
@@ -212,7 +215,7 @@ func bounded(seconds float64) time.Duration {
 
 // explain makes every failure an [*Error] or the caller's context error, and
 // takes the secrets out. streaming tells a lost stream from one that never began.
-func (c *Client) explain(ctx, sctx context.Context, err error, streaming bool) error {
+func (c *Client) explain(ctx, sctx context.Context, err error, streaming bool, g grant) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -238,12 +241,12 @@ func (c *Client) explain(ctx, sctx context.Context, err error, streaming bool) e
 			Message: fmt.Sprintf("cannot reach %s: %v", c.cfg.Provider, plainCause(err)),
 		}
 	}
-	e.Message = c.clean(e.Message)
+	e.Message = c.clean(e.Message, g.Token)
 	if e.Err != nil {
 		// The cause goes to the log as a string that was cleaned as well.
-		e.Err = cleaned{err: e.Err, text: c.clean(plainCause(e.Err).Error())}
+		e.Err = cleaned{err: e.Err, text: c.clean(plainCause(e.Err).Error(), g.Token)}
 	}
-	c.cfg.Log.Warn("model request failed", "provider", c.cfg.Provider, "status", e.Status, "code", c.clean(e.Code), "retry", e.Retry, "err", e.Message)
+	c.cfg.Log.Warn("model request failed", "provider", c.cfg.Provider, "status", e.Status, "code", c.clean(e.Code, g.Token), "retry", e.Retry, "err", e.Message)
 	return e
 }
 
@@ -266,12 +269,12 @@ type cleaned struct {
 func (c cleaned) Error() string        { return c.text }
 func (c cleaned) Is(target error) bool { return errors.Is(c.err, target) }
 
-var keyLike = regexp.MustCompile(`\bsk-[A-Za-z0-9_*.-]{6,}`)
+var keyLike = regexp.MustCompile(`\b(sk-|at-|rt[-_.]|eyJ)[A-Za-z0-9_*.-]{6,}`)
 
 // clean makes an endpoint's words fit to show: endpoints echo keys, whole or
 // in part, and may send anything of any length.
-func (c *Client) clean(s string) string {
-	if key := c.cfg.APIKey(); len(key) >= 4 {
+func (c *Client) clean(s, key string) string {
+	if len(key) >= 4 {
 		s = strings.ReplaceAll(s, key, "[redacted]")
 	}
 	s = keyLike.ReplaceAllString(s, "[redacted]")

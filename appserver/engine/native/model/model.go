@@ -30,8 +30,13 @@ const (
 
 // Config says which endpoint to speak to.
 type Config struct {
-	BaseURL     string        // such as "https://api.openai.com/v1"; "/responses" is added
-	APIKey      func() string // read before each request; nil or "" sends no Authorization
+	// BaseURL is such as "https://api.openai.com/v1"; "/responses" is added. Empty
+	// is the endpoint that belongs to the login: OpenAIURL or AccountURL.
+	BaseURL string
+	APIKey  func() string // read before each request; nil or "" leaves it to Auth
+	Auth    Auth          // nil sends no Authorization
+	// AccountURL takes the place of ChatGPTURL.
+	AccountURL  string
 	HTTPClient  *http.Client  // nil means one of our own
 	Provider    string        // the name people see in errors, such as "OpenAI"
 	IdleTimeout time.Duration // 0 means DefaultIdleTimeout
@@ -58,6 +63,9 @@ func New(cfg Config) *Client {
 	if cfg.APIKey == nil {
 		cfg.APIKey = func() string { return "" }
 	}
+	if cfg.AccountURL == "" {
+		cfg.AccountURL = ChatGPTURL
+	}
 	if cfg.Provider == "" {
 		cfg.Provider = "the model's endpoint"
 	}
@@ -75,7 +83,6 @@ func New(cfg Config) *Client {
 		cfg.HTTPClient = &http.Client{Transport: c.own}
 	}
 	c.service = responses.NewResponseService(
-		option.WithBaseURL(cfg.BaseURL),
 		option.WithHTTPClient(cfg.HTTPClient),
 		option.WithMaxRetries(0),
 		option.WithHeader("User-Agent", userAgent),
@@ -155,6 +162,24 @@ func (c *Client) Stream(ctx context.Context, req Request, on func(Event)) error 
 	if err != nil {
 		return &Error{Message: "the request could not be encoded", Info: infoOther, Err: err}
 	}
+	g, err := c.authorise(ctx)
+	if err != nil {
+		return c.unauthorised(ctx, g, err)
+	}
+	err = c.stream(ctx, params, req.CacheKey, g, on)
+	if !rejected(g, err) {
+		return err
+	}
+	// Nothing was said yet: a 401 comes instead of an answer.
+	next, aerr := c.again(ctx, g)
+	if aerr != nil {
+		return c.unauthorised(ctx, next, aerr)
+	}
+	return c.stream(ctx, params, req.CacheKey, next, on)
+}
+
+// stream is one try.
+func (c *Client) stream(ctx context.Context, params responses.ResponseNewParams, thread string, g grant, on func(Event)) error {
 	// The idle timer covers the wait for headers as well as the gaps between
 	// lines. Its cause tells a silent endpoint from a cancelled turn.
 	sctx, cancel := context.WithCancelCause(ctx)
@@ -163,10 +188,9 @@ func (c *Client) Stream(ctx context.Context, req Request, on func(Event)) error 
 	defer idle.Stop()
 
 	var res *http.Response
-	_, err = c.service.New(sctx, params,
-		option.WithAPIKey(c.cfg.APIKey()), option.WithJSONSet("stream", true), option.WithResponseBodyInto(&res))
-	if err != nil {
-		return c.explain(ctx, sctx, err, false)
+	opts := append(c.options(g, thread), option.WithJSONSet("stream", true), option.WithResponseBodyInto(&res))
+	if _, err := c.service.New(sctx, params, opts...); err != nil {
+		return c.explain(ctx, sctx, err, false, g)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if l := limits(res.Header); l != nil {
@@ -175,7 +199,7 @@ func (c *Client) Stream(ctx context.Context, req Request, on func(Event)) error 
 	alive := func() { idle.Reset(c.cfg.IdleTimeout) }
 	alive()
 	if err := read(io.LimitReader(res.Body, maxResponseBytes), alive, on, c.cfg.Log); err != nil {
-		return c.explain(ctx, sctx, err, true)
+		return c.explain(ctx, sctx, err, true, g)
 	}
 	return nil
 }
