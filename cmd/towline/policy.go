@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"log/slog"
 	"os"
 	"time"
@@ -27,14 +26,19 @@ type credentials struct {
 
 // openCredentials reads the policy and both configurations and prepares the
 // store. passphrase may be nil. Nothing is read from the store yet.
+//
+// When Codex's own configuration cannot be read that is the error, and the policy
+// of the machine and, where it mandates one, the store come with it: nobody gets
+// around a mandate by breaking a file of their own.
 func openCredentials(paths config.Paths, cfg config.Config, passphrase func(context.Context) (string, error), log *slog.Logger) (credentials, error) {
 	c := credentials{home: cfg.CodexHome(os.Getenv)}
-	var err error
-	if c.codex, err = config.LoadCodex(c.home, ""); err != nil {
-		return c, err
-	}
+	var codexErr, err error
+	c.codex, codexErr = config.LoadCodex(c.home, "")
 	if c.policy, err = managed.Load(managed.Options{Codex: c.codex}); err != nil {
 		return c, err
+	}
+	if codexErr != nil && !c.policy.Store.Set {
+		return c, codexErr
 	}
 	if c.kind, c.from, err = c.policy.StoreKind(cfg.CredentialStore(paths, c.codex)); err != nil {
 		return c, err
@@ -46,7 +50,7 @@ func openCredentials(paths config.Paths, cfg config.Config, passphrase func(cont
 	if err != nil {
 		return c, &config.Problem{Stage: "store", Err: err, Hints: []string{"see where credentials are: `towline credentials status`"}, Exit: config.ExitConfig}
 	}
-	return c, nil
+	return c, codexErr
 }
 
 // startLimit bounds what a host does about stored credentials before it serves.
@@ -57,14 +61,11 @@ const startLimit = 30 * time.Second
 // host does not start.
 func policyAtStart(ctx context.Context, paths config.Paths, cfg config.Config, log *slog.Logger) error {
 	c, err := openCredentials(paths, cfg, nil, log)
-	if err != nil {
-		// Codex's own configuration is Codex's to complain of; a policy is not.
-		var p *config.Problem
-		if c.policy.Err() == nil && errors.As(err, &p) && p.Stage == "config" {
-			log.Warn("credentials are not looked at", "err", err)
-			return nil
-		}
+	if c.policy.Err() != nil || err != nil && c.store == nil && c.policy.Store.Set {
 		return err
+	}
+	if err != nil { // Codex's own configuration is Codex's to complain of, when it runs
+		log.Warn("how people log in to Codex is not known", "err", err)
 	}
 	if !c.policy.Store.Set {
 		return nil
