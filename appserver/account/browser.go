@@ -196,7 +196,7 @@ func (c *callback) outcome() (Status, error, bool) { //nolint:revive // the erro
 }
 
 // errState is a redirect that belongs to another login.
-var errState = errors.New("State mismatch") //nolint:staticcheck // Codex's words, shown as they are
+var errState = errors.New("state mismatch")
 
 // check looks at a redirect's parameters before anything is done with them.
 func (c *callback) check(q url.Values) error {

@@ -23,6 +23,9 @@ const (
 	callbackRead      = 10 * time.Second
 )
 
+// connKey finds the connection of a request.
+type connKey struct{}
+
 // sameSecret compares without telling how much was right, or how long it is.
 func sameSecret(a, b string) bool {
 	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
@@ -39,6 +42,7 @@ func (c *callback) server(ctx context.Context) *http.Server {
 		IdleTimeout:       callbackRead,
 		MaxHeaderBytes:    maxCallbackHeader,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, connKey{}, c) },
 		ErrorLog:          slog.NewLogLogger(slog.NewTextHandler(io.Discard, nil), slog.LevelDebug), // it would quote requests
 	}
 }
@@ -82,12 +86,15 @@ func (c *callback) redirected(w http.ResponseWriter, r *http.Request) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil || c.check(q) != nil {
 		c.m.cfg.Log.Info("a redirect of another login was turned away")
-		http.Error(w, errState.Error(), http.StatusBadRequest)
+		http.Error(w, mismatchText, http.StatusBadRequest)
 		return
 	}
 	if !c.take() {
 		http.Error(w, "This login is being completed already", http.StatusConflict)
 		return
+	}
+	if conn, ok := r.Context().Value(connKey{}).(*boundedConn); ok {
+		conn.stays.Store(true)
 	}
 	_, err = c.complete(r.Context(), q)
 	if err != nil {
@@ -133,6 +140,9 @@ func (c *callback) cancel(w http.ResponseWriter, r *http.Request) {
 // cancelledText is what Codex answers /cancel with; newcomers know a login by it.
 const cancelledText = "Login cancelled"
 
+// mismatchText is what Codex answers a redirect of another login with.
+const mismatchText = "State mismatch"
+
 type page struct {
 	Text  string
 	Hints []string
@@ -150,30 +160,3 @@ var (
 <body><h1>Not logged in</h1><p>{{.Text}}</p>{{range .Hints}}<p>{{.}}</p>{{end}}<p>The terminal says the same.</p></body></html>
 `))
 )
-
-// bounded limits how many connections wait at once; more wait in the kernel.
-func bounded(l net.Listener) net.Listener {
-	return &boundedListener{Listener: l, slots: make(chan struct{}, maxCallbackConns)}
-}
-
-type boundedListener struct {
-	net.Listener
-	slots chan struct{}
-}
-
-// Accept takes a connection, and closes it at once when there are too many: a
-// program that holds connections open must not keep the browser out.
-func (b *boundedListener) Accept() (net.Conn, error) {
-	for {
-		c, err := b.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		select {
-		case b.slots <- struct{}{}:
-			return &boundedConn{Conn: c, free: func() { <-b.slots }}, nil
-		default:
-			_ = c.Close()
-		}
-	}
-}

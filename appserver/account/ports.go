@@ -8,24 +8,60 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"towline/config"
 )
 
-// boundedConn gives its slot back once.
+// bounded keeps at most maxCallbackConns connections. A new one pushes out the
+// oldest, so that a program that holds connections open keeps no browser out.
+func bounded(l net.Listener) net.Listener { return &boundedListener{Listener: l} }
+
+type boundedListener struct {
+	net.Listener
+	mu    sync.Mutex
+	conns []*boundedConn // oldest first
+}
+
+// boundedConn is one of them.
 type boundedConn struct {
 	net.Conn
-	once sync.Once
-	free func()
+	l     *boundedListener
+	stays atomic.Bool // it brought the code, and is not pushed out
+}
+
+// Accept takes a connection.
+func (b *boundedListener) Accept() (net.Conn, error) {
+	c, err := b.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	one := &boundedConn{Conn: c, l: b}
+	b.mu.Lock()
+	b.conns = append(b.conns, one)
+	var out *boundedConn
+	if len(b.conns) > maxCallbackConns {
+		if i := slices.IndexFunc(b.conns, func(c *boundedConn) bool { return !c.stays.Load() }); i >= 0 {
+			out = b.conns[i]
+		}
+	}
+	b.mu.Unlock()
+	if out != nil {
+		_ = out.Close()
+	}
+	return one, nil
 }
 
 // Close closes the connection.
 func (c *boundedConn) Close() error {
-	c.once.Do(c.free)
+	c.l.mu.Lock()
+	c.l.conns = slices.DeleteFunc(c.l.conns, func(o *boundedConn) bool { return o == c })
+	c.l.mu.Unlock()
 	return c.Conn.Close()
 }
 

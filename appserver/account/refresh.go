@@ -42,7 +42,7 @@ func (m *Manager) Token(ctx context.Context) (Bearer, error) {
 	if b, ok, err := m.unstored(ctx, ""); ok {
 		return b, err
 	}
-	a, _, err := m.load(ctx)
+	a, err := m.allowed(ctx)
 	if err != nil {
 		return Bearer{}, err
 	}
@@ -71,7 +71,7 @@ func (m *Manager) Rejected(ctx context.Context, used Bearer) (Bearer, error) {
 	if b, ok, err := m.unstored(ctx, used.Token); ok {
 		return b, err
 	}
-	a, _, err := m.load(ctx)
+	a, err := m.allowed(ctx)
 	if err != nil {
 		return Bearer{}, err
 	}
@@ -144,6 +144,16 @@ func (m *Manager) unstored(ctx context.Context, rejected string) (b Bearer, ok b
 		return b, true, err
 	}
 	return Bearer{}, false, nil
+}
+
+// allowed reads the store and refuses what a mandate forbids to use: a login may be
+// older than the mandate.
+func (m *Manager) allowed(ctx context.Context) (secret.Auth, error) {
+	a, _, err := m.load(ctx)
+	if err != nil {
+		return a, err
+	}
+	return a, m.cfg.Policy.CheckStored(a)
 }
 
 // fixed is the bearer of a credential that does not expire by itself.

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -32,7 +33,10 @@ func run() int {
 	context.AfterFunc(ctx, stop) // a second signal ends at once, as any program's would
 	root := newRoot()
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprint(os.Stderr, config.Explain(err))
+		var told *said
+		if !errors.As(err, &told) {
+			fmt.Fprint(os.Stderr, config.Explain(err))
+		}
 		return config.ExitCode(err)
 	}
 	return config.ExitOK

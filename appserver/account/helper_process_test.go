@@ -1,0 +1,5 @@
+package account
+
+import "fmt"
+
+func runHelper(name string) int { fmt.Println(name); return 1 }
