@@ -276,6 +276,8 @@ func (i *Issuer) check(w http.ResponseWriter, r *http.Request) {
 		"accounts": []any{map[string]any{
 			"id": u.AccountID, "account_id": u.AccountID, "account_user_id": u.Subject + "__" + u.AccountID, "plan_type": u.Plan,
 			"structure": "personal", "name": nil, "is_deactivated": false, "account_user_role": "account-owner",
+			// Codex refuses a workspace without these; the origin it then uses must be https.
+			"workspace_backend_origin": "NO_CONSTRAINT", "account_routing_override": "NO_CONSTRAINT",
 		}},
 		"default_account_id": u.AccountID, "account_ordering": []string{u.AccountID},
 	})
