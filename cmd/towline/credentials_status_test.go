@@ -12,7 +12,6 @@ import (
 
 	"towline/config"
 	"towline/config/managed"
-	"towline/launcher"
 )
 
 // The moment the reports below are read at.
@@ -67,15 +66,18 @@ func TestCredentialReportForPeople(t *testing.T) {
 		},
 		"expired, and cannot renew itself": {
 			credentialReport{Host: "dev", Program: "towline 1", Login: &loginReport{Mode: "chatgpt", Expires: at(-72 * time.Hour)}, Policy: policyReport{Files: []string{"/a", "/b"}}},
-			[]string{"the access token expired 3 days ago, cannot renew itself\n", "  policy     nothing about credentials in /a, /b\n"}, nil,
+			[]string{"the access token expired 3 days ago, cannot renew itself\n", "  policy     nothing about credentials in /a, /b\n"},
+			nil,
 		},
 		"a policy nobody can read": {
 			credentialReport{Host: "dev", Program: "towline 1", Policy: policyReport{Problem: "/etc/towline/requirements.toml: line 1: no"}},
-			[]string{"  policy     ✘ /etc/towline/requirements.toml: line 1: no\n"}, []string{"nothing is mandated"},
+			[]string{"  policy     ✘ /etc/towline/requirements.toml: line 1: no\n"},
+			[]string{"nothing is mandated"},
 		},
 		"what a host says does not reach the terminal": {
 			credentialReport{Host: "dev\x1b[2J", Program: "towline\n1", Notes: []string{"\x1b]0;x\a"}},
-			[]string{"credentials on dev[2J (towline 1)\n", "  note       ]0;x\n"}, []string{"\x1b", "\a"},
+			[]string{"credentials on dev[2J (towline 1)\n", "  note       ]0;x\n"},
+			[]string{"\x1b", "\a"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -133,7 +135,7 @@ func TestReportOfAnotherHostIsBounded(t *testing.T) {
 func TestReportOfAHostWithCodexAlone(t *testing.T) {
 	out := "home /home/a/.codex\nfile -rw-r--r-- /home/a/.codex/auth.json\npolicy /etc/codex/requirements.toml\nvariable OPENAI_API_KEY\n" +
 		"socket /home/a/.codex/app-server-control/app-server-control.sock\nsays WARNING: x\nsays API key configured - sk-keyri***23456\nversion codex-cli 0.169.0\nend\n"
-	r, err := codexReport("dev", launcher.Info{}, []byte(out), nil)
+	r, err := codexReport("dev", []byte(out), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,16 +150,16 @@ func TestReportOfAHostWithCodexAlone(t *testing.T) {
 		len(r.Places) != 1 || !r.Places[0].Readable || !r.Places[0].Used || len(r.Env) != 1 || len(r.Policy.Files) != 1 || len(r.Held) != 2 {
 		t.Errorf("%s", b)
 	}
-	r, err = codexReport("dev", launcher.Info{}, []byte("home /home/a/.codex\nfile -rw------- /home/a/.codex/auth.json\nsays Not logged in\nend\n"), nil)
+	r, err = codexReport("dev", []byte("home /home/a/.codex\nfile -rw------- /home/a/.codex/auth.json\nsays Not logged in\nend\n"), nil)
 	if err != nil || r.LoggedIn || r.Login != nil || r.Places[0].Readable || r.Places[0].Used {
 		t.Errorf("%+v, %v", r, err)
 	}
-	r, err = codexReport("dev", launcher.Info{}, []byte("home /home/a/.codex\nsays Error checking login status: no secret service\nend\n"), nil)
+	r, err = codexReport("dev", []byte("home /home/a/.codex\nsays Error checking login status: no secret service\nend\n"), nil)
 	if err != nil || len(r.Notes) != 2 || !strings.Contains(r.Notes[0], "no secret service") {
 		t.Errorf("%+v, %v", r, err)
 	}
 	// Half an answer is none.
-	if r, err := codexReport("dev", launcher.Info{}, []byte("home /home/a/.codex\n"), errors.New("the link is gone")); err == nil || r.Program != "" || !strings.Contains(err.Error(), "the link is gone") {
+	if r, err := codexReport("dev", []byte("home /home/a/.codex\n"), errors.New("the link is gone")); err == nil || r.Program != "" || !strings.Contains(err.Error(), "the link is gone") {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

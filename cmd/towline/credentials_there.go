@@ -4,12 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"path"
 	"reflect"
 	"strings"
 	"time"
@@ -25,15 +23,16 @@ import (
 // Limits on what another host says.
 const (
 	maxReport     = 1 << 20 // bytes of its output
-	thereLimit    = 45 * time.Second
 	maxThereSaid  = 4 << 10 // bytes of its standard error
 	maxThereItems = 64      // places, holders, …
+	thereLimit    = 45 * time.Second
 )
 
 // doorCredentials is the command of Towline's own SSH door.
 const doorCredentials = "credentials status --json"
 
-// credentialsOn asks a host the same over the connection `towline HOST` makes.
+// credentialsOn asks a host the same over the connection `towline HOST` makes. It
+// opens no app-server there.
 func credentialsOn(ctx context.Context, o *hostOptions, host string, asJSON bool, errOut io.Writer) (credentialReport, error) {
 	lc, err := o.launcher(host, errOut)
 	if err != nil {
@@ -43,107 +42,58 @@ func credentialsOn(ctx context.Context, o *hostOptions, host string, asJSON bool
 	if !asJSON { // a script answers nothing
 		lc.Ask = person{tui.NewPlainAsker(tui.PlainOptions{Out: errOut})}
 	}
-	s, err := launcher.Connect(ctx, lc)
+	r, err := launcher.Reach(ctx, lc)
 	if err != nil {
 		return credentialReport{}, err
 	}
-	r, err := askCredentials(ctx, s, host)
-	return r, errors.Join(err, s.Close())
-}
-
-// askCredentials asks over a session's connection.
-func askCredentials(ctx context.Context, s *launcher.Session, host string) (credentialReport, error) {
+	defer func() { _ = r.Close() }() // all that was asked is answered
 	ctx, cancel := context.WithTimeoutCause(ctx, thereLimit, errors.New("no answer in time"))
 	defer cancel()
-	conn, err := s.Conn(ctx)
-	if err != nil {
-		return credentialReport{}, err
-	}
-	info := s.Info()
-	if info.Report.Door {
-		out, said, err := runThere(ctx, conn, doorCredentials, "")
+	if r.Report.Door {
+		out, said, err := hear(ctx, func() (remote.Process, error) { return r.Conn.Exec(ctx, doorCredentials, remote.ExecOptions{}) })
 		return readReport(host, out, said, err)
 	}
-	mark := "@" + rand.Text()
-	if bin := binaryThere(info, bootstrap.Towline); bin != "" {
-		out, said, err := runThere(ctx, conn, bootstrap.Command, thereScript(info.Report, mark, "exec "+quoteThere(bin)+" credentials status --json\n"))
-		return readReport(host, after(out, mark), said, err)
+	if bin := r.Program(bootstrap.Towline); bin != "" {
+		out, said, err := hear(ctx, func() (remote.Process, error) {
+			return r.Run(ctx, bootstrap.Program{Path: bin, Args: []string{"credentials", "status", "--json"}, Input: bootstrap.InputAll})
+		})
+		return readReport(host, out, said, err)
 	}
-	out, _, err := runThere(ctx, conn, bootstrap.Command, thereScript(info.Report, mark, codexScript(binaryThere(info, bootstrap.Codex))))
-	return codexReport(host, info, after(out, mark), err)
+	out, _, err := hear(ctx, func() (remote.Process, error) {
+		return r.Run(ctx, bootstrap.Program{Path: "/bin/sh", Args: []string{"-c", codexScript(r.Program(bootstrap.Codex))}, Input: bootstrap.InputAll})
+	})
+	return codexReport(host, out, err)
 }
 
-// binaryThere is the program of a kind that would be used on the host, "" for none.
-func binaryThere(info launcher.Info, kind bootstrap.Kind) string {
-	if c := info.Choice.Candidate; c.Kind == kind && path.IsAbs(c.Path) {
-		return c.Path
-	}
-	for _, c := range info.Report.Candidates {
-		if c.Kind == kind && c.Fault == "" && path.IsAbs(c.Path) {
-			return c.Path
-		}
-	}
-	return ""
-}
-
-// runThere runs a command with that input and returns what it printed.
-func runThere(ctx context.Context, conn remote.Conn, command, input string) (out []byte, said string, err error) {
-	p, err := conn.Exec(ctx, command, remote.ExecOptions{})
+// hear runs a command without input and returns what it printed.
+func hear(ctx context.Context, start func() (remote.Process, error)) (out []byte, said string, err error) {
+	p, err := start()
 	if err != nil {
 		return nil, "", err
 	}
-	stop := context.AfterFunc(ctx, func() { _ = p.Close() })
-	defer stop()
-	defer func() { _ = p.Close() }() // idempotent
+	defer context.AfterFunc(ctx, func() { _ = p.Close() })()
 	heard := make(chan string, 1)
 	go func() {
 		b, _ := io.ReadAll(io.LimitReader(p.Stderr(), maxThereSaid))
 		_, _ = io.Copy(io.Discard, p.Stderr()) // or the command would wait for us
 		heard <- string(b)
 	}()
-	wrote := make(chan struct{})
-	go func() {
-		defer close(wrote)
-		_, _ = io.WriteString(p.Stdin(), input) // its end ends the reading too
-		_ = p.Stdin().Close()
-	}()
-	out, readErr := io.ReadAll(io.LimitReader(p.Stdout(), maxReport+1))
+	_ = p.Stdin().Close() // a command that ended already has none
+	out, err = io.ReadAll(io.LimitReader(p.Stdout(), maxReport+1))
 	if len(out) > maxReport {
-		readErr = errors.New("it says more than a report is long")
-		_ = p.Close()
+		err = errors.New("it says more than a report is long")
+	} else {
+		err = errors.Join(err, p.Wait())
 	}
-	err = errors.Join(readErr, p.Wait())
 	_ = p.Close()
-	<-wrote
 	said = <-heard
+	if kept, ok := p.(interface{ LastWords() string }); ok {
+		said = kept.LastWords()
+	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
 	return out, said, err
-}
-
-// thereScript is for /bin/sh on the host: the environment the login shell there
-// would set, then the mark, then body. The shell reads all of it before it runs any.
-func thereScript(rep bootstrap.Report, mark, body string) string {
-	var b strings.Builder
-	b.WriteString("{\n")
-	for _, name := range []string{"PATH", "TOWLINE_HOME", "CODEX_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"} {
-		if v := rep.Env[name]; v != "" {
-			fmt.Fprintf(&b, "%s=%s; export %s\n", name, quoteThere(v), name)
-		}
-	}
-	fmt.Fprintf(&b, "echo '%s'\n", mark)
-	b.WriteString(body)
-	b.WriteString("exit\n}\n")
-	return b.String()
-}
-
-func quoteThere(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
-
-// after is what follows the mark: rc files may print before it.
-func after(out []byte, mark string) []byte {
-	_, rest, _ := bytes.Cut(out, []byte(mark+"\n"))
-	return rest
 }
 
 // readReport reads what a Towline there printed. It is from another machine:
@@ -222,14 +172,14 @@ for p in /etc/codex/requirements.toml /etc/codex/managed_config.toml; do [ -e "$
 	if bin == "" {
 		return s + "echo end\n"
 	}
-	return s + quoteThere(bin) + ` login status </dev/null 2>&1 | while IFS= read -r l; do echo "says $l"; done
-` + quoteThere(bin) + ` --version 2>/dev/null </dev/null | while IFS= read -r l; do echo "version $l"; done
+	return s + shellWord(bin) + ` login status </dev/null 2>&1 | while IFS= read -r l; do echo "says $l"; done
+` + shellWord(bin) + ` --version 2>/dev/null </dev/null | while IFS= read -r l; do echo "version $l"; done
 echo end
 `
 }
 
 // codexReport makes a report of codexScript's answers.
-func codexReport(host string, info launcher.Info, out []byte, cause error) (credentialReport, error) {
+func codexReport(host string, out []byte, cause error) (credentialReport, error) {
 	r := credentialReport{
 		Host: host, Program: "codex", Lock: lockUnknown, Places: []placeReport{}, Held: []holderReport{},
 		Policy: policyReport{Files: []string{}, Mandates: []managed.Line{}}, Env: []variableReport{}, Notes: []string{},
