@@ -15,7 +15,10 @@ import (
 
 // When a token is refreshed before it expires.
 const (
-	early    = 5 * time.Minute    // an access token this close to its end is refreshed first
+	// An access token this close to its end is refreshed first. Codex does so at
+	// five minutes, and locks the store only while it writes, not while it asks:
+	// being well before it, a Codex with the same login finds nothing to do.
+	early    = 10 * time.Minute
 	staleAge = 8 * 24 * time.Hour // and one that does not say when it ends, after this (Codex's rule)
 	// flightLimit bounds one refresh: waiting for the lock, asking, storing.
 	flightLimit = lockWait + askTimeout + 15*time.Second
