@@ -80,7 +80,9 @@ func run(t testing.TB, cfg native.Config) *host {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &host{t: t, dir: cfg.Dir, cwd: cfg.Cwd, cancel: cancel, done: make(chan struct{})}
-	cfg.Streamer = h
+	if cfg.Streamer == nil {
+		cfg.Streamer = h
+	}
 	eng, err := native.New(cfg)
 	if err != nil {
 		t.Fatal(err)

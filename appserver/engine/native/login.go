@@ -206,6 +206,7 @@ func (e *Engine) login(ctx context.Context, l *login, shown chan<- protocol.Logi
 	} else {
 		_, err = e.cfg.Accounts.Browser(ctx, account.BrowserOptions{
 			Ready: func(url string, _ int) { show(protocol.LoginStarted{AuthURL: url}) },
+			Ports: e.cfg.LoginPorts,
 			Step:  func(text string) { e.log.Info("login", "step", text) },
 		})
 	}

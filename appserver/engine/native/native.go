@@ -85,6 +85,9 @@ type Config struct {
 	// ChatGPTOrigin is where requests of a ChatGPT login go, such as
 	// "https://chatgpt.com", for people to see.
 	ChatGPTOrigin string
+	// LoginPorts are where a browser login waits; nil is Codex's, which its issuer
+	// wants. Tests have others.
+	LoginPorts []int
 	// LoginWait is how long a turn waits for somebody to log in; default
 	// DefaultLoginWait.
 	LoginWait time.Duration
