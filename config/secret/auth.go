@@ -14,18 +14,20 @@ import (
 // Auth is one credential: what Codex's auth.json holds, and its keyring entry,
 // which is the same JSON on one line. The members, in Codex's order:
 //
-//	auth_mode              "apikey", "chatgpt"; absent with the two others
+//	auth_mode              "apikey", "chatgpt", "agentIdentity"; absent with a
+//	                        personal access token
 //	OPENAI_API_KEY         the key, or null
 //	tokens                 {id_token, access_token, refresh_token, account_id,
 //	                        oauth_provenance {issuer, client_id}, login_owner_id}
 //	last_refresh           RFC 3339
-//	agent_identity         an object, or a signed token
+//	agent_identity         a signed token, or an object
 //	personal_access_token  "at-…"
 //
 // Every other member, at every level, is kept and written back. It prints as
 // its mode and fingerprint however it is printed; [Auth.File] and
 // [Auth.Compact] are the ways to its secrets. Values are copied freely; the
-// Tokens they point to are not to be changed in place.
+// Tokens they point to are not to be changed in place. A file may name a mode
+// and lack what belongs to it: Tokens may be nil with ModeChatGPT.
 type Auth struct {
 	Mode                Mode
 	APIKey              string
@@ -126,19 +128,20 @@ func parseTokens(m members) (*Tokens, error) {
 }
 
 // resolve is the mode that counts when a file may hold several things: the one
-// it names, else the first there is in Codex's order.
+// it names, else the first there is in the order measured with Codex 0.169.0
+// (which takes an identity only from a file that names that mode).
 func (a Auth) resolve(named Mode) Mode {
 	switch {
 	case named != ModeNone:
 		return named
 	case a.PersonalAccessToken != "":
 		return ModePAT
-	case a.AgentIdentity != nil:
-		return ModeAgent
 	case a.APIKey != "":
 		return ModeAPIKey
 	case a.Tokens != nil:
 		return ModeChatGPT
+	case a.AgentIdentity != nil:
+		return ModeAgent
 	}
 	return ModeNone
 }
@@ -169,14 +172,11 @@ func (a Auth) Compact() []byte {
 		m = members{{name: "auth_mode"}, {name: "OPENAI_API_KEY"}}
 	}
 	mode := string(a.Mode)
-	if a.Mode == ModePAT || a.Mode == ModeAgent {
-		// Codex writes none for these, and reads one if it finds it.
-		if old, _ := m.text("auth_mode"); old != mode {
-			mode = ""
-		}
+	if old, _ := m.text("auth_mode"); a.Mode == ModePAT && old != mode {
+		mode = "" // Codex writes none for this one, and reads one if it finds it
 	}
 	set("auth_mode", mode, false)
-	set("OPENAI_API_KEY", a.APIKey, a.Mode != ModeAgent)
+	set("OPENAI_API_KEY", a.APIKey, true)
 	if a.Tokens != nil {
 		m = m.with("tokens", a.Tokens.members().bytes())
 	} else {
@@ -250,9 +250,23 @@ func (a Auth) Fingerprint() string {
 	if a.Empty() {
 		return ""
 	}
+	return a.digest("towline credential fingerprint 1")[:16]
+}
+
+// id tells credentials apart inside this package: a whole hash, and a word for
+// none.
+func (a Auth) id() string {
+	if a.Empty() {
+		return "none"
+	}
+	return a.digest("towline credential id 1")
+}
+
+// digest hashes everything that proves something, each part with its length.
+func (a Auth) digest(use string) string {
 	h := sha256.New()
 	part := func(s string) { fmt.Fprintf(h, "%d:%s,", len(s), s) }
-	part("towline credential fingerprint 1")
+	part(use)
 	part(string(a.Mode))
 	part(a.APIKey)
 	if t := a.Tokens; t != nil {
@@ -266,7 +280,7 @@ func (a Auth) Fingerprint() string {
 	if json.Compact(&id, a.AgentIdentity) == nil {
 		part(id.String())
 	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // String names the mode and the fingerprint, never a secret.

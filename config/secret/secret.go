@@ -4,18 +4,30 @@
 //
 // Start with [Open] and [Store.Load]. A refresh is
 //
-//	unlock, err := store.Lock(ctx)      // one refresher a host, Codex included
-//	was, _, err := store.Load(ctx)      // another may just have done it
-//	now := …                            // ask the issuer
-//	err = store.Journal(ctx, was, now)  // durable before anything else
-//	_, err = store.Save(ctx, now)       // and the journal is gone again
+//	unlock, err := store.Lock(ctx)            // one refresher a host
+//	was, _, err := store.Load(ctx)            // another may just have done it
+//	now := …                                  // ask the issuer
+//	where, err := store.Replace(ctx, was, now) // journal, compare, store
 //	unlock()
+//
+// and a login ends in [Store.Save]. What lies where:
+//
+//	file       $CODEX_HOME/auth.json, see [Auth]: 0600, replaced in one step
+//	keyring    Linux, BSD: Codex's own entry in the Secret Service. macOS,
+//	           Windows: a key in the keychain, and a sealed file in Towline's
+//	           state folder; Codex keeps its own there, and does not share it
+//	encrypted  a sealed file in Towline's state folder, which Codex cannot read.
+//	           Its key is a systemd credential, else a passphrase, else a key in
+//	           the kernel's memory (a reboot ends that one)
+//	auto       the keyring; else encrypted, if there is a systemd credential or
+//	           somebody to type a passphrase; else the file
+//	ephemeral  the memory of one Store
+//
+// The journal (see [Store.Journal]) holds a refreshed login for the moment until
+// it is stored. What is known of Codex's locks is in lock.go.
 package secret
 
-import (
-	"errors"
-	"log/slog"
-)
+import "errors"
 
 // Mode is how a credential proves who one is. A mode that is not one of these
 // comes from a newer Codex; it is kept, and nobody here uses it.
@@ -62,29 +74,8 @@ var (
 	ErrBusy      = errors.New("another program is refreshing this login just now") // Lock, when ctx ended first
 )
 
-// Redacted is what stands for a secret wherever one would be printed.
-const Redacted = "[redacted]"
-
 // Limits, each with its reason.
 const (
-	maxStored  = 1 << 20 // a login is a few KB; more is not one
+	maxStored = 1 << 20 // a login is a few KB; more is not one
 	maxShown  = 256     // characters of a claim: names and addresses
 )
-
-// String is a secret on its own: it prints as [Redacted] however it is printed.
-type String string
-
-// String gives [Redacted].
-func (String) String() string { return Redacted }
-
-// GoString gives [Redacted].
-func (String) GoString() string { return Redacted }
-
-// LogValue gives [Redacted].
-func (String) LogValue() slog.Value { return slog.StringValue(Redacted) }
-
-// MarshalText gives [Redacted].
-func (String) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
-
-// Reveal is the secret. Call it only where it is handed on.
-func (s String) Reveal() string { return string(s) }
