@@ -46,7 +46,7 @@ var onlyIn = map[string][]string{
 	"charm.land/bubbletea/v2":                {"towline/appserver/tui", "towline/sshd"},
 	"github.com/pelletier/go-toml/v2":        {"towline/config", "towline/appserver/engine/codex"},
 	"github.com/spf13/cobra":                 {"towline/cmd"},
-	"github.com/creack/pty":                  {"towline/appserver/engine/native/tool/exec", "towline/integration"},
+	"github.com/creack/pty":                  {"towline/appserver/engine/native/tool/exec", "towline/sshd", "towline/integration"},
 	"github.com/coder/websocket":             {"towline/appserver"},
 	"github.com/kevinburke/ssh_config":       {"towline/config/sshconfig"},
 	"github.com/santhosh-tekuri/jsonschema/": {},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"towline/appserver/access"
+	"towline/appserver/protocol"
 	"towline/config"
 	"towline/sshd/auth"
 	"towline/sshd/session"
@@ -40,13 +41,13 @@ func (v *visit) subsystem(name string) bool { return v.grant.Forced || name == s
 // command is one thing a session can run.
 type command struct {
 	name string // for the log: what the client sent may hold anything
-	raw  bool   // its bytes pass unchanged
+	mode session.Mode
 	run  func(context.Context, *session.Channel) int
 }
 
 func (v *visit) handle(ctx context.Context, ch *session.Channel) int {
 	cmd := v.find(ch)
-	ch.Open(cmd.raw)
+	ch.Open(cmd.mode)
 	start := time.Now()
 	log := v.c.log.With("principal", v.principal.Name, "command", cmd.name)
 	log.Info("session opened", "terminal", ch.Terminal)
@@ -75,19 +76,21 @@ func (v *visit) find(ch *session.Channel) command {
 	}
 	switch {
 	case len(words) == 0 && ch.Terminal:
-		return command{"ui", false, v.ui}
+		return command{"ui", session.Text, v.ui}
 	case len(words) == 0:
 		return refusal(config.ExitFailure, noTerminal(ch.NoTTY))
 	case words[0] == "app-server" && stdio(words[1:]):
-		return command{"app-server", true, v.appServer}
+		return command{"app-server", session.Messages, v.appServer}
 	case words[0] == "app-server" && proxied(words[1:]) && ch.Terminal:
 		return refusal(config.ExitUsage, "app-server proxy carries bytes that a terminal would change: ssh -T HOST app-server proxy")
 	case words[0] == "app-server" && proxied(words[1:]) && v.c.s.cfg.WebSocket != nil:
-		return command{"app-server proxy", true, v.proxy}
+		return command{"app-server proxy", session.Messages, v.proxy}
 	case words[0] == "app-server":
 		return refusal(config.ExitUsage, "app-server speaks on stdin and stdout here and takes no arguments")
 	case words[0] == "help":
-		return command{"help", false, v.help}
+		return command{"help", session.Text, v.help}
+	case v.c.s.cfg.Self.Path != "" && isErrand(words[0]):
+		return v.errand(words, ch)
 	}
 	return refusal(exitUnknown, fmt.Sprintf("there is no command %q here; there is:\n%s", auth.Printable(text, 120), v.helpText()))
 }
@@ -129,7 +132,7 @@ func noTerminal(refused bool) string {
 
 // refusal is a command that says why not.
 func refusal(status int, text string) command {
-	return command{"refused", false, func(_ context.Context, ch *session.Channel) int {
+	return command{"refused", session.Text, func(_ context.Context, ch *session.Channel) int {
 		_, _ = fmt.Fprintf(ch.Err, "towline: %s\n", strings.TrimRight(text, "\n"))
 		return status
 	}}
@@ -138,6 +141,9 @@ func refusal(status int, text string) command {
 func (v *visit) helpText() string {
 	if v.c.s.cfg.Help != nil {
 		return v.c.s.cfg.Help(v.principal)
+	}
+	if v.c.s.cfg.Self.Path != "" && v.principal.Role >= protocol.RoleAdmin {
+		return defaultHelp + errandHelp
 	}
 	return defaultHelp
 }
@@ -169,7 +175,7 @@ func (v *visit) proxy(ctx context.Context, ch *session.Channel) int {
 }
 
 func (v *visit) protocol(ctx context.Context, ch *session.Channel, serve func(context.Context, io.ReadWriteCloser, access.Principal, string) error) int {
-	err := serve(ctx, pipe{ch}, v.principal, v.c.RemoteAddr().String())
+	err := serve(ctx, bytePipe{ch}, v.principal, v.c.RemoteAddr().String())
 	var p *config.Problem
 	switch {
 	case err == nil, errors.Is(err, io.EOF):
@@ -185,14 +191,14 @@ func (v *visit) protocol(ctx context.Context, ch *session.Channel, serve func(co
 	return config.ExitCode(err)
 }
 
-// pipe is a session's stdin and stdout. Close ends both even while a Read or
+// bytePipe is a session's stdin and stdout. Close ends both even while a Read or
 // Write waits, and leaves stderr and the exit status to come.
-type pipe struct{ ch *session.Channel }
+type bytePipe struct{ ch *session.Channel }
 
-func (p pipe) Read(b []byte) (int, error)  { return p.ch.In.Read(b) }
-func (p pipe) Write(b []byte) (int, error) { return p.ch.Out.Write(b) }
+func (p bytePipe) Read(b []byte) (int, error)  { return p.ch.In.Read(b) }
+func (p bytePipe) Write(b []byte) (int, error) { return p.ch.Out.Write(b) }
 
-func (p pipe) Close() error {
+func (p bytePipe) Close() error {
 	p.ch.In.Close()
 	p.ch.Out.Close()
 	return nil

@@ -41,6 +41,15 @@ type Limits struct {
 	Recheck time.Duration
 	// Drain is how long sessions may take to end once Serve's context has. Default 5 s.
 	Drain time.Duration
+	// Forwards and AllForwards bound open connections to a login's port, of one
+	// client and of all. Defaults 16 and 64; a browser opens six.
+	Forwards, AllForwards int
+	// ForwardTime ends such a connection whatever it does. Default 20 min, more
+	// than a login takes.
+	ForwardTime time.Duration
+	// Errands bounds commands that are processes of their own, of all clients.
+	// Default 8.
+	Errands int
 }
 
 func (l Limits) withDefaults() Limits {
@@ -66,6 +75,10 @@ func (l Limits) withDefaults() Limits {
 	count(&l.KeepAliveMissed, 3)
 	span(&l.Recheck, 2*time.Second)
 	span(&l.Drain, 5*time.Second)
+	count(&l.Forwards, 16)
+	count(&l.AllForwards, 64)
+	span(&l.ForwardTime, 20*time.Minute)
+	count(&l.Errands, 8)
 	return l
 }
 
@@ -95,6 +108,15 @@ type Config struct {
 	// on the daemon's unix socket. Nil means that there is no such command. It closes
 	// rw when it returns, which is when the connection is over.
 	WebSocket func(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, remote string) error
+	// Self is how to run this program for the commands that are processes of their
+	// own (login, logout, credentials). The zero value means that there are none.
+	Self Self
+	// Listens reports whether this process itself listens on a loopback port for
+	// something other than a login; nil means that it does not. Nothing of that can
+	// be reached by a forward.
+	Listens func(port uint16) bool
+	// LoginPorts are those on which a login waits; nil is loginport.Ports.
+	LoginPorts []uint16
 	// Help is the text of `ssh host help`. Nil lists the commands.
 	Help func(p access.Principal) string
 	// Audit is told what an owner wants to be able to look up later; see the Event
@@ -124,6 +146,8 @@ const (
 	EventLogout  = "ssh.logout"  // a logged-in connection ended
 	EventRefused = "ssh.refused" // a logged-in client asked for a forward, an agent, X11 …
 	EventRevoked = "ssh.revoked" // a live connection lost its right to be here
+	EventForward = "ssh.forward" // a login's port was reached
+	EventCommand = "ssh.command" // a command that is a process began, or ended (with a status)
 )
 
 // Size is a terminal's size in cells, each from 1 to 1000.

@@ -41,10 +41,12 @@ type conn struct {
 	mu       sync.Mutex  // guards what follows
 	ssh      ssh.Context // the library's, once it has begun
 	sessions int
+	forwards int
 	closed   bool          // no session may start any more
 	idle     chan struct{} // closed when closed is set and no session is left
 	refused  map[string]bool
-	notices  []string // for the person, before their next session
+	reached  map[uint64]bool // the logins, by their sockets, that were reached from here
+	notices  []string        // for the person, before their next session
 	attempt  attempt
 }
 
@@ -73,7 +75,7 @@ func newConn(ctx context.Context, s *Server, nc net.Conn, p *place) *conn {
 	}
 	c := &conn{
 		Conn: nc, s: s, place: p, born: time.Now(), log: s.log.With("remote", nc.RemoteAddr().String()),
-		done: make(chan struct{}), idle: make(chan struct{}), refused: map[string]bool{},
+		done: make(chan struct{}), idle: make(chan struct{}), refused: map[string]bool{}, reached: map[uint64]bool{},
 	}
 	// When the server stops, wind ends the sessions, and says why.
 	c.ctx, c.cancel = context.WithCancelCause(context.WithoutCancel(ctx))

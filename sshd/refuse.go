@@ -13,9 +13,8 @@ const policy = "switched off on this host by policy"
 
 // channelHandlers serve sessions and refuse the rest, with a reason ssh prints.
 func channelHandlers() map[string]ssh.ChannelHandler {
-	m := map[string]ssh.ChannelHandler{"session": serveSession, "default": unknownChannel}
+	m := map[string]ssh.ChannelHandler{"session": serveSession, "direct-tcpip": serveForward, "default": unknownChannel}
 	for typ, what := range map[string]string{
-		"direct-tcpip":                   "port forwarding",
 		"direct-streamlocal@openssh.com": "socket forwarding",
 		"tun@openssh.com":                "tunnelling",
 	} {

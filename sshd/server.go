@@ -4,7 +4,8 @@
 // app-server's business.
 //
 // Only public keys of the authorized_keys file log in. Forwards, agents and X11
-// are refused by policy. Everything a stranger or a client can make the host
+// are refused by policy, but for one: while a login waits for a browser on this
+// host, an admin may reach its port (forward.go, package loginport). Everything a stranger or a client can make the host
 // hold is bounded, see [Limits].
 //
 // Wish and its SSH library run the sessions; connections, limits and waiting are
@@ -30,6 +31,7 @@ import (
 	"towline/appserver/rpc"
 	"towline/config"
 	"towline/sshd/auth"
+	"towline/sshd/loginport"
 	"towline/sshd/session"
 )
 
@@ -65,6 +67,9 @@ type Server struct {
 	turned   turnedAway
 	refusals quota // of lines about logins refused
 
+	forwards places // connections to a login's port
+	errands  places // commands that are processes
+
 	mu    sync.Mutex // guards conns
 	conns map[*conn]struct{}
 }
@@ -77,12 +82,16 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, &config.Problem{Err: err, Exit: config.ExitConfig}
 	}
 	cfg.Limits = cfg.Limits.withDefaults()
+	if cfg.LoginPorts == nil {
+		cfg.LoginPorts = loginport.Ports()
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{
 		cfg: cfg, log: cfg.Log, startups: newStartups(cfg.Limits), conns: map[*conn]struct{}{},
 		refusals: quota{most: maxRefusedLogins, now: time.Now},
+		forwards: newPlaces(cfg.Limits.AllForwards), errands: newPlaces(cfg.Limits.Errands),
 	}
 	pem, public, err := hostKey(cfg.HostKeyFile)
 	if err != nil {

@@ -9,6 +9,7 @@
 //	ssh-ed25519 AAAA… ana@laptop                                      admin
 //	environment="TOWLINE_ROLE=approver" ssh-ed25519 AAAA… ana@phone   approver
 //	restrict,environment="TOWLINE_ROLE=observer" ssh-ed25519 AAAA…    no terminal
+//	no-port-forwarding ssh-ed25519 AAAA… ana@tablet                    no login's port
 //	from="10.0.0.0/8,!10.0.0.9",expiry-time="20271231Z" ssh-ed25519 AAAA…
 //	command="app-server",restrict ssh-ed25519 AAAA… ci
 //
@@ -25,6 +26,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"unicode"
 
@@ -50,6 +53,11 @@ type Grant struct {
 	Line        int
 	// Terminal is false after restrict or no-pty: no UI, the protocol only.
 	Terminal bool
+	// NoForward is true after restrict or no-port-forwarding: not even the port of a
+	// login may be reached. Opens narrows where to, as ",HOST:PORT" for each
+	// permitopen; empty does not.
+	NoForward bool
+	Opens     string
 	// Forced replaces whatever the client asks for by Command.
 	Forced  bool
 	Command string
@@ -60,6 +68,24 @@ type Grant struct {
 // Principal is who a connection with this grant is.
 func (g Grant) Principal() access.Principal {
 	return access.Principal{Kind: access.KindKey, ID: g.Fingerprint, Name: g.Name, Role: g.Role}
+}
+
+// MayOpen reports whether the line leaves a forward to host and port, as the
+// client names them, to the server's own policy. A line with a command of its own
+// gives that command and nothing beside it.
+func (g Grant) MayOpen(host string, port uint32) bool {
+	if g.NoForward || g.Forced {
+		return false
+	}
+	if g.Opens == "" {
+		return true
+	}
+	for open := range strings.SplitSeq(g.Opens[1:], ",") {
+		if open == net.JoinHostPort(host, "*") || open == net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10)) {
+			return true
+		}
+	}
+	return false
 }
 
 // Same reports whether two grants allow the same. Where the line stands and what

@@ -63,16 +63,19 @@ func TestParseLine(t *testing.T) {
 		"tabs":                  {strings.ReplaceAll(line, " ", "\t \t") + "\tc", with(func(g *Grant) { g.Name = "c" })},
 		"role":                  {`environment="TOWLINE_ROLE=approver" ` + line, with(func(g *Grant) { g.Role = protocol.RoleApprover })},
 		"other environment":     {`environment="EDITOR=vi" ` + line, grant},
-		"restrict":              {"restrict " + line, with(func(g *Grant) { g.Terminal = false })},
-		"restrict,pty":          {"restrict,pty " + line, grant},
-		"pty,restrict":          {"pty,restrict " + line, with(func(g *Grant) { g.Terminal = false })},
-		"names in any case":     {"NO-PTY,Restrict " + line, with(func(g *Grant) { g.Terminal = false })},
+		"restrict":              {"restrict " + line, with(func(g *Grant) { g.Terminal, g.NoForward = false, true })},
+		"restrict,pty":          {"restrict,pty " + line, with(func(g *Grant) { g.NoForward = true })},
+		"pty,restrict":          {"pty,restrict " + line, with(func(g *Grant) { g.Terminal, g.NoForward = false, true })},
+		"restrict and forwards": {"restrict,pty,port-forwarding " + line, grant},
+		"no forwards":           {"no-port-forwarding " + line, with(func(g *Grant) { g.NoForward = true })},
+		"permitopen":            {`permitopen="localhost:1455",permitopen="[::1]:*,127.0.0.1:1457" ` + line, with(func(g *Grant) { g.Opens = ",localhost:1455,[::1]:*,127.0.0.1:1457" })},
+		"names in any case":     {"NO-PTY,Restrict " + line, with(func(g *Grant) { g.Terminal, g.NoForward = false, true })},
 		"command":               {`command="app-server" ` + line, with(func(g *Grant) { g.Forced, g.Command = true, "app-server" })},
 		"empty command":         {`command="" ` + line, with(func(g *Grant) { g.Forced = true })},
 		"quotes, commas inside": {`command="say \"a, b\" \n",no-pty ` + line, with(func(g *Grant) { g.Forced, g.Command, g.Terminal = true, `say "a, b" \n`, false })},
 		"a key inside quotes":   {`command="ssh-ed25519 AAAA" ` + line, with(func(g *Grant) { g.Forced, g.Command = true, "ssh-ed25519 AAAA" })},
 		"no touch":              {"no-touch-required " + line, with(func(g *Grant) { g.NoTouch = true })},
-		"moot options":          {`no-port-forwarding,no-agent-forwarding,no-X11-forwarding,no-user-rc,permitopen="h:1",permitlisten="1",tunnel="0",agent-forwarding,port-forwarding,X11-forwarding,user-rc ` + line, grant},
+		"moot options":          {`no-port-forwarding,no-agent-forwarding,no-X11-forwarding,no-user-rc,permitlisten="1",tunnel="0",agent-forwarding,port-forwarding,X11-forwarding,user-rc ` + line, grant},
 		"from and expiry":       {`from="10.0.0.0/8",expiry-time="20300101" ` + line, grant},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -81,6 +84,30 @@ func TestParseLine(t *testing.T) {
 				t.Errorf("got %+v, %v\nwant %+v", e.Grant, err, tc.want)
 			}
 		})
+	}
+}
+
+func TestMayOpen(t *testing.T) {
+	for name, tc := range map[string]struct {
+		g    Grant
+		host string
+		port uint32
+		want bool
+	}{
+		"by default":         {Grant{}, "localhost", 1455, true},
+		"no-port-forwarding": {Grant{NoForward: true}, "localhost", 1455, false},
+		"a forced command":   {Grant{Forced: true, Command: "app-server"}, "localhost", 1455, false},
+		"listed":             {Grant{Opens: ",a:1,localhost:1455"}, "localhost", 1455, true},
+		"another port":       {Grant{Opens: ",localhost:1455"}, "localhost", 1457, false},
+		"another name of it": {Grant{Opens: ",localhost:1455"}, "127.0.0.1", 1455, false},
+		"any port":           {Grant{Opens: ",localhost:*"}, "localhost", 1457, true},
+		"IPv6":               {Grant{Opens: ",[::1]:1455"}, "::1", 1455, true},
+		"a name with commas": {Grant{Opens: ",a:1"}, "a:1,b", 2, false},
+		"no pattern":         {Grant{Opens: ",*:1455"}, "localhost", 1455, false},
+	} {
+		if got := tc.g.MayOpen(tc.host, tc.port); got != tc.want {
+			t.Errorf("%s: MayOpen(%q, %d) = %v", name, tc.host, tc.port, got)
+		}
 	}
 }
 
@@ -98,6 +125,9 @@ func TestLinesThatAdmitNobody(t *testing.T) {
 	lines := map[string][2]string{
 		"no key":                   {"restrict", "no key"},
 		"options only":             {"restrict ", "no key"},
+		"permitopen without port":  {`permitopen="localhost" ` + line, "HOST:PORT"},
+		"permitopen of a word":     {`permitopen="localhost:http" ` + line, "HOST:PORT"},
+		"bare permitopen":          {`permitopen ` + line, "needs a value"},
 		"not base64":               {"ssh-ed25519 !!!", "damaged key"},
 		"cut short":                {"ssh-ed25519 " + blob[:20], "damaged key"},
 		"type without key":         {"ssh-ed25519", "damaged key"},

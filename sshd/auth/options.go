@@ -3,6 +3,8 @@ package auth
 import (
 	"errors"
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -84,14 +86,13 @@ func unquote(s string, i int) (value string, next int, err error) {
 // nothing is what options do that speak about things this server never allows.
 // They are known, so they do not cost the key.
 var nothing = map[string]bool{
-	"port-forwarding": true, "no-port-forwarding": true,
 	"agent-forwarding": true, "no-agent-forwarding": true,
 	"x11-forwarding": true, "no-x11-forwarding": true,
 	"user-rc": true, "no-user-rc": true,
 }
 
 // nothingValued is the same for options with a value.
-var nothingValued = map[string]bool{"permitopen": true, "permitlisten": true, "tunnel": true}
+var nothingValued = map[string]bool{"permitlisten": true, "tunnel": true}
 
 // refused options promise something this server cannot keep. Ignoring one would
 // let in more than the owner wrote, so the line is not used.
@@ -119,8 +120,14 @@ func (e *entry) applyOptions(opts []option) error {
 		valued := nothingValued[o.name]
 		var err error
 		switch o.name {
-		case "restrict", "no-pty":
+		case "restrict":
+			e.Terminal, e.NoForward = false, true
+		case "no-pty":
 			e.Terminal = false
+		case "no-port-forwarding":
+			e.NoForward = true
+		case "port-forwarding":
+			e.NoForward = false
 		case "pty":
 			e.Terminal = true
 		case "no-touch-required":
@@ -133,6 +140,10 @@ func (e *entry) applyOptions(opts []option) error {
 		case "expiry-time":
 			valued = true
 			err = e.expire(o.value)
+		case "permitopen":
+			if valued = true; o.quoted {
+				err = e.permitOpen(o.value)
+			}
 		case "command":
 			valued = true
 			err = once(o.name)
@@ -174,6 +185,22 @@ func (e *entry) environment(kv string, once func(string) error) error {
 		return err
 	}
 	e.Role = role
+	return nil
+}
+
+// permitOpen adds HOST:PORT, where * is every port. As in OpenSSH the name must
+// be what the client asks for, letter by letter.
+func (e *entry) permitOpen(value string) error {
+	for item := range strings.SplitSeq(value, ",") {
+		host, port, err := net.SplitHostPort(item)
+		if err == nil && port != "*" {
+			_, err = strconv.ParseUint(port, 10, 16)
+		}
+		if err != nil || host == "" {
+			return fmt.Errorf("%q is not HOST:PORT", Printable(item, 60))
+		}
+		e.Opens += "," + net.JoinHostPort(host, port)
+	}
 	return nil
 }
 

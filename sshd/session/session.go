@@ -70,17 +70,30 @@ type Channel struct {
 // Words is the command, split at blanks. There is no shell here to quote for.
 func (c *Channel) Words() []string { return strings.Fields(c.Raw) }
 
-// Open connects In, Out and Err. With raw the bytes pass unchanged, the end of
-// the input is just that, and a person who got here with a terminal can still
-// leave: Ctrl-C and Ctrl-D, which no JSON contains, end the input. Otherwise
-// Out and Err treat "\n" as a terminal does and the input's end ends the session.
-func (c *Channel) Open(raw bool) {
-	crlf, stop, onEOF := c.Terminal, "", func() {}
+// Mode is what a session's bytes are.
+type Mode int
+
+const (
+	// Text is for people: Out and Err treat "\n" as a terminal does, and the end of
+	// the input ends the session.
+	Text Mode = iota
+	// Messages pass unchanged and the end of the input is just that. A person who
+	// got here with a terminal can still leave: Ctrl-C and Ctrl-D, which no JSON
+	// contains, end the input.
+	Messages
+	// Bytes pass unchanged, all of them: whoever is behind has a terminal device of
+	// its own, or needs none.
+	Bytes
+)
+
+// Open connects In, Out and Err.
+func (c *Channel) Open(m Mode) {
+	crlf, stop, onEOF := false, "", func() {}
 	switch {
-	case raw && c.Terminal:
-		crlf, stop = false, "\x03\x04"
-	case !raw:
-		onEOF = func() { c.st.cancel(ErrInputEnded) }
+	case m == Text:
+		crlf, onEOF = c.Terminal, func() { c.st.cancel(ErrInputEnded) }
+	case m == Messages && c.Terminal:
+		stop = "\x03\x04"
 	}
 	c.In = newInput(stop, onEOF)
 	c.Out = newOutput(c.st.ch, crlf)
