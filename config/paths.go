@@ -82,6 +82,17 @@ func (p Paths) Threads() string { return filepath.Join(p.State, "threads") }
 // Audit is the hash-chained log.
 func (p Paths) Audit() string { return filepath.Join(p.State, "audit.jsonl") }
 
+// ClientToken is an access token of another Towline, put here by `towline
+// credentials put --towline-token`: what this machine shows as that one's client.
+func (p Paths) ClientToken() string { return filepath.Join(p.State, "client_token") }
+
+// Moving says that the login of this machine is on its way to another, and keeps
+// it aside until that has proved to have it; see package custody.
+func (p Paths) Moving() string { return filepath.Join(p.State, "moving.json") }
+
+// Moves is a host's memory of the logins that were moved to it; no secret is in it.
+func (p Paths) Moves() string { return filepath.Join(p.State, "moves") }
+
 // Log is where the daemon writes what it does.
 func (p Paths) Log() string { return filepath.Join(p.State, "towline.log") }
 
