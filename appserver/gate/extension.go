@@ -39,6 +39,8 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 		result, err = c.answerByID(ctx, env.Params)
 	case protocol.ExtStatus:
 		result = c.g.status(c)
+	case protocol.ExtCredentialNote:
+		result, err = c.noteCredential(env.Params)
 	default:
 		err = &protocol.Error{Code: protocol.CodeMethodNotFound, Message: "unknown method " + clip(env.Method, 100)}
 	}

@@ -21,6 +21,10 @@ const (
 	ExtApprovalAnswer = "towline/approval/answer"
 	// ExtStatus is what `towline status` prints. Params {} -> [HostStatus].
 	ExtStatus = "towline/status/read"
+	// ExtCredentialNote has the host's audit say what a command did to a credential
+	// of this machine: the daemon holds the file. Params {"event":"credential.…",
+	// "facts":{name:text}} -> {}. For admins.
+	ExtCredentialNote = "towline/credential/note"
 
 	// NotePresence: {"data":[Presence]}, on every change.
 	NotePresence = "towline/presence/changed"

@@ -98,6 +98,7 @@ var leastRole = func() map[string]Role {
 			"remoteControl/enable", "remoteControl/disable", "remoteControl/pairing/start", "remoteControl/pairing/status",
 			"remoteControl/client/list", "remoteControl/client/revoke",
 			"modelProvider/config/write", "externalAgentConfig/import", "feedback/upload",
+			ExtCredentialNote,
 			// Codex hands the bearer token to any client that asks here.
 			"getAuthStatus",
 		},
