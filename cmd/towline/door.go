@@ -22,8 +22,13 @@ func (h *host) openDoor(ctx context.Context, cfg config.SSH) error {
 	if cfg.Listen == "off" {
 		return nil
 	}
+	self, err := errands()
+	if err != nil {
+		return &config.Problem{Stage: "ssh", Err: err, Exit: config.ExitConfig}
+	}
 	door, err := sshd.Listen(ctx, sshd.Config{
 		Listen: cfg.Listen, HostKeyFile: cfg.HostKey, AuthorizedKeysFile: cfg.AuthorizedKeys, Log: h.log,
+		Self: self, Listens: h.listens,
 		UI:        h.ui,
 		AppServer: h.appServer,
 		WebSocket: h.webSocket,

@@ -88,12 +88,17 @@ func openAccount(log *slog.Logger, errOut *os.File) (credentials, *account.Manag
 
 // newManager makes a Manager over opened credentials.
 func newManager(cfg config.Config, c credentials, log *slog.Logger) (*account.Manager, error) {
+	return account.New(accountConfig(cfg, c, log))
+}
+
+// accountConfig is what a Manager works with here.
+func accountConfig(cfg config.Config, c credentials, log *slog.Logger) account.Config {
 	a := account.Config{
 		Store: c.store, Policy: c.policy, CodexHome: c.home, Log: log, UserAgent: "towline/" + version(),
 		Issuer: account.Issuer{URL: cfg.Auth.Issuer, ClientID: cfg.Auth.ClientID, Kind: account.IssuerKind(cfg.Auth.Kind)},
 	}
 	a.Environ(os.Getenv)
-	return account.New(a)
+	return a
 }
 
 // loginHere logs this machine in.
