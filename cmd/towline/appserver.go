@@ -51,7 +51,7 @@ func newAppServer() *cobra.Command {
 	f.StringVar(&o.project, "project", "", "`DIR` new threads work in (default: here)")
 	f.BoolVar(&o.json, "json", false, "print a ready line as one JSON object (not with stdio)")
 	f.BoolVar(&o.verbose, "verbose", false, "log what happens in detail")
-	c.AddCommand(newProxy(), newStart(), newStop())
+	c.AddCommand(newProxy(), newStart(), newStop(), newDial(), newHold())
 	return c
 }
 
