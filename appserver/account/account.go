@@ -235,7 +235,7 @@ func (m *Manager) load(ctx context.Context) (secret.Auth, secret.Where, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if u := m.unsaved; u != nil {
-		if u.was == a.Fingerprint() {
+		if u.was.Fingerprint() == a.Fingerprint() {
 			return u.now, w, nil
 		}
 		m.unsaved = nil // somebody logged in or refreshed since
@@ -252,6 +252,6 @@ type lost struct {
 // unsaved is a refreshed login that the store would not take: memory is the last
 // place that has it.
 type unsaved struct {
-	was string // fingerprint of what the store still holds
+	was secret.Auth // what the store still holds
 	now secret.Auth
 }

@@ -253,7 +253,7 @@ func (m *Manager) refresh(ctx context.Context, found secret.Auth, reason string)
 	if err != nil {
 		return Bearer{}, m.refreshFailed(ctx, a, err)
 	}
-	m.keep(ctx, now)
+	m.keep(ctx, a, now)
 	m.cfg.Log.Info("refreshed the login", "account", now.Tokens.AccountID, "reason", reason)
 	m.cfg.Audit("credential.refresh", "account", now.Tokens.AccountID, "fingerprint", now.Fingerprint(), "reason", reason)
 	return m.bearer(now), nil
@@ -279,23 +279,24 @@ func (m *Manager) lock(ctx context.Context) (func(), error) {
 	return nil, storeProblem(err)
 }
 
-// keep journals and stores what an issuer just gave. What cannot be stored is kept
-// in memory, because nobody else has it: the old token is spent. It can be used;
-// the next refresh stores it, or the next start adopts the journal.
-func (m *Manager) keep(ctx context.Context, now secret.Auth) {
-	was, _, err := m.cfg.Store.Load(ctx)
-	if err != nil && !errors.Is(err, secret.ErrNone) {
-		m.cfg.Log.Warn("what is stored cannot be read and is replaced", "err", err)
+// keep journals and stores what an issuer just gave for was. What cannot be stored
+// is kept in memory, because nobody else has it: the old token is spent. It can be
+// used; the next refresh stores it, or the next start adopts the journal.
+func (m *Manager) keep(ctx context.Context, was, now secret.Auth) {
+	m.mu.Lock()
+	if u := m.unsaved; u != nil && u.now.Fingerprint() == was.Fingerprint() {
+		was = u.was // that is what the store holds
 	}
+	m.mu.Unlock()
 	journaled := m.cfg.Store.Journal(ctx, was, now)
-	_, err = m.cfg.Store.Save(ctx, now)
+	_, err := m.cfg.Store.Save(ctx, now)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unsaved = nil
 	if err == nil {
 		return
 	}
-	m.unsaved = &unsaved{was: was.Fingerprint(), now: now}
+	m.unsaved = &unsaved{was: was, now: now}
 	if journaled != nil {
 		m.cfg.Log.Error("the refreshed login is in memory only", "err", errors.Join(err, journaled))
 	} else {

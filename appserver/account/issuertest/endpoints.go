@@ -23,6 +23,7 @@ func (i *Issuer) routes() {
 	i.mux.HandleFunc("GET /device", i.devicePage)
 	i.mux.HandleFunc("POST /device", i.deviceConfirm)
 	i.mux.HandleFunc("GET /jwks", i.jwks)
+	i.mux.HandleFunc("GET /agent-identities/jwks", i.jwks)
 	i.mux.HandleFunc("GET /.well-known/openid-configuration", i.discovery)
 	i.mux.HandleFunc("GET /oidc/userinfo", i.userinfo)
 	i.mux.HandleFunc("GET /v1/user-auth-credential/whoami", i.whoami)

@@ -10,7 +10,7 @@
 //	POST /api/accounts/deviceauth/token        … and the wait for it (403 until somebody typed it)
 //	GET  /codex/device, /device                where the person types it
 //	POST /oauth/device                         RFC 8628's device authorisation
-//	GET  /.well-known/openid-configuration     discovery; /jwks the keys
+//	GET  /.well-known/openid-configuration     discovery; /jwks (and /agent-identities/jwks) the keys
 //	GET  /oidc/userinfo                        who a bearer is
 //	GET  /v1/user-auth-credential/whoami       who a personal access token is
 //	GET  /backend-api/wham/accounts/check      which workspaces a bearer may use

@@ -131,6 +131,18 @@ func (i *Issuer) Login(u User) Tokens {
 	return i.issue(&grant{family: &family{}, user: u, client: i.o.ClientID})
 }
 
+// AgentIdentity makes the token an agent logs in with.
+func (i *Issuer) AgentIdentity() string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.o.Now()
+	return i.sign(map[string]any{
+		"iss": i.URL, "aud": "codex-app-server", "sub": i.o.User.Subject, "iat": now.Unix(), "exp": now.Add(24 * time.Hour).Unix(),
+		"agent_runtime_id": "agent-tow", "agent_private_key": i.random("key_"), "account_id": i.o.User.AccountID,
+		"chatgpt_user_id": i.o.User.Subject, "email": i.o.User.Email, "plan_type": i.o.User.Plan, "chatgpt_account_is_fedramp": false,
+	})
+}
+
 // issue makes a set of tokens for a login. The caller holds mu.
 func (i *Issuer) issue(g *grant) Tokens {
 	now := i.o.Now()
