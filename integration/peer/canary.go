@@ -132,6 +132,13 @@ func (c *Canary) note(where string) {
 	c.seen[where] = true
 }
 
+// Seen is how many places it was seen in so far, of processes.
+func (c *Canary) Seen() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.seen)
+}
+
 // settle ends the watch and tells what it saw.
 func (c *Canary) settle() {
 	close(c.stop)

@@ -62,7 +62,8 @@ const provider = new Provider(issuer, {
   cookies: { keys: ['only for tests'] },
   ttl: {
     AccessToken: config.accessTTL ?? 3600, AuthorizationCode: config.codeTTL ?? 60, DeviceCode: config.deviceTTL ?? 600,
-    IdToken: 3600, RefreshToken: 86400, Grant: 86400, Interaction: 600, Session: 600,
+    IdToken: 3600, RefreshToken: 86400, Grant: 86400, // a browser with another clock keeps its cookies
+    Interaction: 86400, Session: 86400,
   },
   interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
   features: {
