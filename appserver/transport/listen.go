@@ -53,6 +53,9 @@ type Options struct {
 	// Sessions, when not nil, lets clients have a stream that outlives their
 	// connections (rpc.ResumeProtocol). It must run for longer than the listener.
 	Sessions *rpc.Sessions
+	// Egress, when not nil, is asked about clients that lend the host their network:
+	// on the unix socket and through ServeBytes.
+	Egress EgressFunc
 }
 
 func (o Options) withDefaults() Options {
@@ -220,6 +223,10 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusOK)
 		return
 	}
+	if d.l.via == viaUnix && offersEgress(r) {
+		d.egress(w, r, conn, func() { upgraded = true })
+		return
+	}
 	if status, why := malformed(r); status != 0 {
 		http.Error(w, why, status)
 		return
@@ -249,6 +256,22 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	err = d.l.opts.carry(d.ctx, rpc.NewWebSocketOn(ws, conn.cork), d.l.self, d.l.via, remote, d.accept)
 	if err != nil {
 		log.Debug("link ended", "via", d.l.via, "remote", remote, "err", err)
+	}
+}
+
+// egress serves a client that lends its network; taken is called when the
+// connection is net/http's no more.
+func (d *door) egress(w http.ResponseWriter, r *http.Request, conn *countedConn, taken func()) {
+	log := d.l.opts.Log
+	remote, err := d.l.owned(conn.Conn)
+	if err != nil {
+		log.Warn("refused a connection", "via", d.l.via, "remote", r.RemoteAddr, "err", err)
+		http.Error(w, "refused: "+err.Error(), http.StatusForbidden)
+		return
+	}
+	conn.admitted()
+	if err := d.l.opts.acceptEgress(d.ctx, w, r, d.l.self, remote, taken); err != nil {
+		log.Info("a network was not taken", "remote", remote, "err", err)
 	}
 }
 

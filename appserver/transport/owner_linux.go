@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// tcpOwnerKnown: the kernel's tables tell whose a TCP connection is.
+const tcpOwnerKnown = true
+
 // socketOwner finds who made the client's end of a TCP connection on this
 // machine. It is looked up in the table of the network namespace this process
 // lives in, so a client elsewhere is not found, which is what it should be.

@@ -17,3 +17,6 @@ func socketOwner(netip.AddrPort, netip.AddrPort) (socket, error) { return socket
 func peerCredentials(*net.UnixConn) (credentials, error) { return credentials{}, errUnknowable }
 
 func distinguishable(uint32) error { return nil }
+
+// tcpOwnerKnown: whose a TCP connection is, cannot be told here.
+const tcpOwnerKnown = false

@@ -47,6 +47,14 @@ func ServeBytes(ctx context.Context, rw io.ReadWriteCloser, o Options, p access.
 		return fmt.Errorf("handshake: %w", err)
 	}
 	w := &rawResponse{c: c, br: br, header: http.Header{}}
+	if offersEgress(r) {
+		c.plain = true
+		err := o.acceptEgress(ctx, w, r, p, remote, func() { slow.Stop() })
+		if err != nil {
+			w.finish()
+		}
+		return err
+	}
 	ws, err := rawUpgrade(w, r, o)
 	if err != nil {
 		w.finish()
@@ -97,10 +105,12 @@ func (w *rawResponse) WriteHeader(status int) {
 	}
 }
 
-// Hijack sends the answer and hands the bytes over.
+// Hijack sends the answer, if there is one, and hands the bytes over.
 func (w *rawResponse) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	if err := w.send(); err != nil {
-		return nil, nil, err
+	if w.status != 0 {
+		if err := w.send(); err != nil {
+			return nil, nil, err
+		}
 	}
 	return w.c, bufio.NewReadWriter(w.br, bufio.NewWriter(w.c)), nil
 }
@@ -129,9 +139,13 @@ type rawConn struct {
 	io.ReadWriteCloser
 	cork   *rpc.Cork // writes go through it
 	remote rawAddr
+	plain  bool // no WebSocket reads it
 }
 
 func (c *rawConn) Read(b []byte) (int, error) {
+	if c.plain {
+		return c.ReadWriteCloser.Read(b)
+	}
 	return rpc.UnderWebSocket(c.ReadWriteCloser).Read(b)
 }
 
