@@ -142,6 +142,7 @@ func (m *model) up(msg upMsg) tea.Cmd {
 	} else {
 		m.engine = protocol.EngineState{Kind: "codex", State: "ready", Version: text.CleanLine(agentVersion(msg.agent))}
 	}
+	cmds = append(cmds, m.readAccount())
 	if again {
 		cmds = append(cmds, m.returned(since, why))
 	} else {

@@ -74,6 +74,8 @@ func init() {
 		protocol.NoteApprovalOpened: onApprovalOpened,
 		protocol.NoteApprovalClosed: onApprovalClosed,
 		"serverRequest/resolved":    onResolved,
+		protocol.AccountUpdated:     onAccount,
+		protocol.AccountCompleted:   onLoginCompleted,
 		"configWarning":             onWarning,
 		"warning":                   onWarning,
 	}
@@ -278,7 +280,11 @@ func onError(m *model, p json.RawMessage) tea.Cmd {
 		WillRetry bool
 		TurnID    string
 	}
-	if json.Unmarshal(p, &v) != nil || !v.WillRetry {
+	if json.Unmarshal(p, &v) != nil {
+		return nil
+	}
+	m.unauthorized(v.Error)
+	if !v.WillRetry {
 		return nil // the failed turn says the same
 	}
 	n := transcript.Note{Kind: transcript.NoteRetry, Text: v.Error.Message}

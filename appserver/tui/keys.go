@@ -111,6 +111,8 @@ func (m *model) bannerAct(s string) func(m *model) tea.Cmd {
 		return (*model).retry
 	case lost && s == "d":
 		return (*model).detach
+	case s == "l" && m.live() && m.account.missing() && m.role() >= protocol.RoleAdmin:
+		return func(m *model) tea.Cmd { return slashLogin(m, "") }
 	case s == "u" && o != nil && o.Skew.Update != nil && (o.Skew.Blocked || !m.boot.hidden):
 		return (*model).updateHost
 	case s == "x" && len(m.bootBanner()) > 0 && !m.boot.hidden:

@@ -30,6 +30,7 @@ type model struct {
 	session  *protocol.Session // nil with a stock app-server
 	engine   protocol.EngineState
 	presence []protocol.Presence
+	account  account
 
 	cur     thread
 	opening *opening
@@ -200,6 +201,9 @@ func (m *model) fail(what string, err error) {
 func (m *model) needTick() bool {
 	if m.bootCovers() {
 		return false // it has its own
+	}
+	if l, ok := m.screen.(*loginScreen); ok && l.waiting() {
+		return true
 	}
 	return m.working() || !m.live() || m.notice.text != "" || m.asks.closed.text != "" || m.list.visible(m)
 }

@@ -176,6 +176,9 @@ func (m *model) banner(w, h int) []string {
 	case m.conn.met:
 		out = []string{text.Truncate(m.lostLine(w), w, "…")}
 	}
+	if l := m.accountBanner(w); l != "" && m.live() && len(out) < h {
+		out = append(out, l)
+	}
 	for _, l := range m.bootBanner() {
 		if len(out) < h {
 			out = append(out, text.Truncate(l, w, "…"))

@@ -49,6 +49,8 @@ func init() { // the table refers to functions that refer to it
 		{name: "copy", about: "copy the last answer to this terminal's clipboard", run: slashCopy},
 		{name: "status", about: "this thread, this host, this connection", run: func(m *model, _ string) tea.Cmd { return m.showStatus() }},
 		{name: "who", about: "who else is attached", run: func(m *model, _ string) tea.Cmd { return m.showWho() }},
+		{name: "login", args: "[way]", about: "log the host in: with a code, a browser or a key", role: protocol.RoleAdmin, run: slashLogin},
+		{name: "logout", about: "log the host out", role: protocol.RoleAdmin, run: slashLogout},
 		{name: "help", about: "keys and commands (?)", run: func(m *model, _ string) tea.Cmd {
 			m.screen = &pager{title: "help", lines: helpLines}
 			return nil
@@ -207,6 +209,9 @@ func (m *model) showStatus() tea.Cmd {
 			add("", "a cut link, or leaving, ends the running turn")
 		}
 		add("version", o.Skew.Notice)
+	}
+	if m.account.known && (m.account.Required || m.account.Account != nil) {
+		add("account", orString(m.account.name(), "not logged in: /login"))
 	}
 	add("engine", strings.TrimSpace(m.engine.Kind+" "+m.engine.Version+" "+m.engine.State))
 	if m.session != nil {

@@ -58,6 +58,9 @@ type Config struct {
 	Host, Project string
 	// Version is this build's, told to the server.
 	Version string
+	// OpenURL opens a page in the browser of this machine, when the host is this
+	// machine; nil when it is another, whose logins a browser here cannot complete.
+	OpenURL func(url string) error
 	// ReattachHint is what to type to come back, e.g. "ssh -p 2222 host".
 	ReattachHint string
 	Log          *slog.Logger
