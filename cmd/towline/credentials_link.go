@@ -139,6 +139,9 @@ func (r receiver) explain(err error, s *stream) error {
 	if !errors.Is(err, custody.ErrTooOld) {
 		return err
 	}
+	if lost := r.at.Lost(); lost != nil {
+		return lost
+	}
 	_ = s.Close() // all it said is here then
 	text := "the towline there cannot receive credentials"
 	if said := s.complaint(); said != "" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -70,7 +69,7 @@ func moveCredential(ctx context.Context, o *reachOptions, host string, replace b
 	if err != nil {
 		return none, err
 	}
-	local := localLogin{c, slog.New(slog.DiscardHandler)}
+	local := localLogin{c, paths, cfg}
 	if pending == nil { // before anybody is asked for a password
 		if err := local.movable(ctx, host); err != nil {
 			return none, err
@@ -150,8 +149,9 @@ func (l *relink) explain(err error) error {
 
 // localLogin is the login of this machine, in all its places.
 type localLogin struct {
-	c   credentials
-	log *slog.Logger
+	c     credentials
+	paths config.Paths
+	cfg   config.Config
 }
 
 var _ custody.Local = localLogin{}
@@ -224,11 +224,7 @@ func (l localLogin) Remove(ctx context.Context) error {
 
 // removeFrom empties a store of another kind than the one that is used.
 func (l localLogin) removeFrom(ctx context.Context, kind secret.Kind) error {
-	paths, cfg, err := setup()
-	if err != nil {
-		return err
-	}
-	other, err := secret.Open(secret.Options{CodexHome: l.c.home, Kind: kind, StateDir: paths.State, KeyringTimeout: cfg.Auth.Timeout(), Log: l.log})
+	other, err := secret.Open(secret.Options{CodexHome: l.c.home, Kind: kind, StateDir: l.paths.State, KeyringTimeout: l.cfg.Auth.Timeout()})
 	if err != nil {
 		return err
 	}

@@ -37,9 +37,16 @@ type Mover struct {
 	// Step hears what is being done, in words for the person; nil is nobody.
 	Step func(text string)
 
-	pause time.Duration                     // between questions; tests make it short
-	cut   func(point string) error          // tests die here
-	limit func(time.Duration) time.Duration // tests are less patient
+	pause time.Duration            // between questions; 0 is askPause
+	cut   func(point string) error // see ForTest
+}
+
+// ForTest makes mv ask again after pause, and end as a process that is killed does
+// where at fails. The points, in order: "before offer", "after offer", "before
+// removal", "after removal", "before commit", "after commit", "after answer" (to
+// resolve), "before close".
+func (mv *Mover) ForTest(pause time.Duration, at func(point string) error) {
+	mv.pause, mv.cut = pause, at
 }
 
 const (
@@ -47,6 +54,8 @@ const (
 	askAgain = 4
 	// askPause is between two of these.
 	askPause = 2 * time.Second
+	// answerSlack is what the way takes, on top of the host's own limit.
+	answerSlack = 15 * time.Second
 	// localTime bounds what is done to the login on this machine.
 	localTime = 60 * time.Second
 )
@@ -138,7 +147,7 @@ func (mv *Mover) offer(ctx context.Context, w *wire, m *Move) error {
 		return err
 	}
 	mv.step("offering the login to " + mv.Host)
-	ans, err := w.ask(ctx, mv.Host, mv.within(storeTime), message{Op: "move", ID: m.ID, Replace: mv.Replace}, m.auth.Compact(), "held")
+	ans, err := w.ask(ctx, mv.Host, storeTime, message{Op: "move", ID: m.ID, Replace: mv.Replace}, m.auth.Compact(), "held")
 	if err == nil && ans.Fingerprint != m.Fingerprint {
 		err = fmt.Errorf("%s received something else than was sent", mv.Host)
 	}
@@ -186,7 +195,7 @@ func (mv *Mover) aside(ctx context.Context, m *Move) error {
 
 // commit tells the host to keep it and waits for the outcome.
 func (mv *Mover) commit(ctx context.Context, w *wire, m *Move) (Resolution, error) {
-	ans, err := w.ask(ctx, mv.Host, mv.within(proofTime+15*time.Second), message{Op: "commit", ID: m.ID}, nil, "outcome")
+	ans, err := w.ask(ctx, mv.Host, proofTime+answerSlack, message{Op: "commit", ID: m.ID}, nil, "outcome")
 	if derr := mv.at("after commit"); derr != nil {
 		return Resolution{}, derr
 	}
@@ -207,31 +216,35 @@ func (mv *Mover) heard(m *Move, ans message) Resolution {
 	return res
 }
 
-// askUntil asks the host until it knows.
+// askUntil asks the host until it knows. One that is at it is given the time that
+// takes; other trouble, a few tries.
 func (mv *Mover) askUntil(ctx context.Context, m *Move) (Resolution, error) {
 	var last error
-	for i := range askAgain {
-		if i > 0 {
-			select {
-			case <-ctx.Done():
-				return Resolution{}, context.Cause(ctx)
-			case <-time.After(mv.waits()):
-			}
-		}
+	end := time.Now().Add(proofTime + answerSlack)
+	for tries := 0; ; {
 		res, err := mv.ask(ctx, m)
-		if err == nil && res.Outcome != Busy && res.Outcome != Unknown {
+		switch {
+		case err == nil && res.Outcome != Busy && res.Outcome != Unknown:
 			return res, nil
+		case err != nil:
+			last = err
+		case res.Why != nil:
+			last = res.Why
+		default:
+			last = errors.New("the host cannot say yet")
 		}
-		if last = err; err == nil {
-			if last = res.Why; last == nil {
-				last = errors.New("the host cannot say yet")
-			}
+		if err != nil || res.Outcome != Busy {
+			tries++
 		}
-		if ctx.Err() != nil {
-			break
+		if tries == askAgain || time.Now().After(end) || ctx.Err() != nil {
+			return Resolution{}, last
+		}
+		select {
+		case <-ctx.Done():
+			return Resolution{}, last
+		case <-time.After(mv.waits()):
 		}
 	}
-	return Resolution{}, last
 }
 
 // ask asks once.
@@ -245,7 +258,7 @@ func (mv *Mover) ask(ctx context.Context, m *Move) (Resolution, error) {
 	if err != nil {
 		return Resolution{}, err
 	}
-	ans, err := w.ask(ctx, m.Host, mv.within(proofTime+15*time.Second), message{Op: "resolve", ID: m.ID}, nil, "outcome")
+	ans, err := w.ask(ctx, m.Host, proofTime+answerSlack, message{Op: "resolve", ID: m.ID}, nil, "outcome")
 	if err != nil {
 		return Resolution{}, err
 	}
@@ -378,11 +391,4 @@ func (mv *Mover) waits() time.Duration {
 		return mv.pause
 	}
 	return askPause
-}
-
-func (mv *Mover) within(d time.Duration) time.Duration {
-	if mv.limit != nil {
-		return mv.limit(d)
-	}
-	return d
 }

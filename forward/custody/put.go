@@ -31,15 +31,17 @@ func begin(ctx context.Context, rw io.ReadWriteCloser, host string) (*wire, erro
 	err := w.within(ctx, readyTime, func() (err error) { m, err = w.next(); return err })
 	switch {
 	case errors.Is(err, errCut) && ctx.Err() == nil:
-		return nil, &config.Problem{Stage: StageVersion, Err: fmt.Errorf("the program on %s ended before it was ready: %w", host, ErrTooOld), Exit: config.ExitUnavailable}
+		err = fmt.Errorf("the program on %s ended before it was ready: %w", host, ErrTooOld)
 	case err != nil:
-		return nil, &config.Problem{Stage: StageVersion, Err: fmt.Errorf("%s: %w", host, err), Exit: config.ExitUnavailable}
+		err = fmt.Errorf("%s: %w", host, err)
 	case m.Event == "failed":
 		return nil, m.Fault.problem(host)
 	case m.Event != "ready" || m.V != wireVersion:
-		return nil, &config.Problem{Stage: StageVersion, Err: fmt.Errorf("the program on %s speaks another version: %w", host, ErrTooOld), Exit: config.ExitUnavailable}
+		err = fmt.Errorf("the program on %s speaks another version: %w", host, ErrTooOld)
+	default:
+		return w, nil
 	}
-	return w, nil
+	return nil, &config.Problem{Stage: StageVersion, Err: err, Exit: config.ExitUnavailable, Hints: []string{"nothing was sent; see what is there: `towline doctor " + host + "`"}}
 }
 
 // ask sends one message and waits for the answer, which must be a want.
