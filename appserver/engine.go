@@ -57,7 +57,7 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		// it is shown to whoever attaches, and mended without a restart.
 		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "configured"}, nil
 	case config.EngineNative:
-		return c.native("configured")
+		return c.native(ctx, "configured")
 	}
 	ok, err := codex.LoggedIn(ctx, c.codex())
 	if ok {
@@ -73,7 +73,7 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		hints = []string{"log it in: `codex login` (without a browser: `codex login --device-auth`), then start again"}
 	}
 	if c.Config.Native.Rehearsal || c.endpoint() != "" || c.loggedIn(ctx) {
-		return c.native(fmt.Sprintf("codex is not usable: %v", err))
+		return c.native(ctx, fmt.Sprintf("codex is not usable: %v", err))
 	}
 	return Engine{}, &config.Problem{
 		Stage: "engine",
@@ -117,7 +117,8 @@ func (c EngineConfig) needsLogin() bool {
 	return c.Accounts != nil && !n.Rehearsal && !hasKey && (n.BaseURL == "" || n.RequiresOpenAIAuth)
 }
 
-// loggedIn reports whether there is a login the native engine could use.
+// loggedIn reports whether there is a login the native engine could use, or one
+// that ran out: somebody can renew that from any client, once there is a host.
 func (c EngineConfig) loggedIn(ctx context.Context) bool {
 	if !c.needsLogin() {
 		return false
@@ -128,7 +129,7 @@ func (c EngineConfig) loggedIn(ctx context.Context) bool {
 	if err != nil {
 		c.Log.Warn("the login cannot be read", "err", err)
 	}
-	return err == nil && s.LoggedIn && s.Ended == nil
+	return err == nil && s.LoggedIn
 }
 
 // loginTimeout bounds the look at the credential store before an engine is chosen.
@@ -146,7 +147,7 @@ func (c EngineConfig) chatGPT() (endpoint, origin string) {
 	return base + "/codex", origin
 }
 
-func (c EngineConfig) native(why string) (Engine, error) {
+func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 	n := c.Config.Native
 	mc := model.Config{BaseURL: c.endpoint(), APIKey: func() string { return c.Environ(n.APIKeyEnv) }, Log: c.Log}
 	provider := "openai"
@@ -160,11 +161,12 @@ func (c EngineConfig) native(why string) (Engine, error) {
 		// The endpoint exists in memory only; its name must never resolve.
 		mc = model.Config{BaseURL: "http://rehearsal.invalid/v1", HTTPClient: &http.Client{Transport: rehearsal.Transport()}, Log: c.Log}
 		provider = "rehearsal"
-	case mc.BaseURL == "" && !needsLogin:
+	case mc.BaseURL == "" && !n.RequiresOpenAIAuth && !c.loggedIn(ctx):
 		return Engine{}, &config.Problem{
 			Stage: "engine", Err: errors.New("the native engine has no endpoint"),
 			Hints: []string{
 				"set base_url under [engine.native] in " + c.Paths.ConfigFile() + " to an endpoint that speaks the Responses API",
+				"or log in: `towline login`; to start first and log in from a client, set `requires_openai_auth = true` there",
 				"or rehearse offline: `rehearsal = true` there",
 			},
 			Exit: config.ExitConfig,

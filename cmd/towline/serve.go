@@ -132,17 +132,22 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err != nil {
 		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
 	}
+	login, err := hostLogin(paths, cfg, log)
+	if err != nil {
+		return nil, err
+	}
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
 		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
+		Accounts: login.accounts(), ChatGPTBaseURL: login.baseURL,
 	})
 	if err != nil {
 		return nil, err
 	}
-	h = &host{log: log, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
+	h = &host{log: log, login: login, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
-		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, Log: log,
+		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -174,7 +179,10 @@ func (h *host) run(ctx context.Context) error {
 	return err
 }
 
-func (h *host) close() { _ = h.server.Close() } // nothing is left to do about it
+func (h *host) close() {
+	_ = h.server.Close() // nothing is left to do about it
+	h.login.close()
+}
 
 // selfPath is this program, for running it again. Linux has a name for it that
 // stays right when an upgrade replaces the file.
@@ -252,6 +260,7 @@ type host struct {
 	engine   appserver.Engine
 	paths    config.Paths
 	ssh      config.SSH
+	login    servedLogin
 	log      *slog.Logger
 }
 

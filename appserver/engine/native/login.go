@@ -24,10 +24,15 @@ const loginStartTime = 60 * time.Second
 // tokenTime is how long a lender may take to give a new token, as in Codex.
 const tokenTime = 10 * time.Second
 
-// Why a login ended that nobody completed, in Codex's words.
-var (
-	errLoginCancelled = errors.New("Login was not completed") //nolint:staticcheck // Codex's words, shown by stock clients
-	errLoginReplaced  = errors.New("Login cancelled")         //nolint:staticcheck // likewise
+// loginEnd is how a login ended, in Codex's words, which stock clients show.
+type loginEnd string
+
+func (e loginEnd) Error() string { return string(e) }
+
+// Why a login ended that nobody completed.
+const (
+	errLoginCancelled loginEnd = "Login was not completed"
+	errLoginReplaced  loginEnd = "Login cancelled"
 )
 
 // logins is what the engine knows of logins under way.
@@ -224,7 +229,7 @@ func (e *Engine) login(ctx context.Context, l *login, shown chan<- protocol.Logi
 	}
 	<-l.told // the answer comes before what follows from it
 	if err != nil && l.kind == protocol.LoginBrowser {
-		err = fmt.Errorf("Login server error: %s", loginWords(err)) //nolint:staticcheck // Codex's words
+		err = loginEnd("Login server error: " + loginWords(err))
 	}
 	e.completed(&l.id, err)
 }
