@@ -75,9 +75,10 @@ func (m *Manager) Browser(ctx context.Context, o BrowserOptions) (Status, error)
 			case <-gctx.Done():
 			}
 		case <-gctx.Done():
-			if !c.take() {
-				<-c.done // a code is spent: what it gave is stored first
+			if c.take() {
+				return srv.Close()
 			}
+			<-c.done // a code is spent: what it gave is stored first
 		}
 		closing, stop := context.WithTimeout(context.WithoutCancel(gctx), time.Second)
 		defer stop()

@@ -226,8 +226,12 @@ func (m *Manager) join(ctx context.Context, a secret.Auth, reason string) (Beare
 }
 
 // refresh changes the refresh token of what the store holds for new tokens, once
-// on this host: under the lock, after re-reading. found is what the caller saw
-// need it; if the store has moved on since, nothing is asked.
+// among all Towlines on this host: under the lock, after re-reading. found is what the
+// caller saw need it; if the store has moved on since, nothing is asked.
+//
+// A Codex on the same home takes no lock while it asks. It refreshes when a token has
+// expired and this happens some minutes earlier, so Codex finds the new one; when both
+// ask at once all the same, whoever is late adopts what the other stored.
 func (m *Manager) refresh(ctx context.Context, found secret.Auth, reason string) (Bearer, error) {
 	unlock, err := m.lock(ctx)
 	if err != nil {
@@ -251,9 +255,17 @@ func (m *Manager) refresh(ctx context.Context, found secret.Auth, reason string)
 	}
 	now, err := m.askRefresh(ctx, a, reason)
 	if err != nil {
+		if b, ok := m.adopt(ctx, a, err); ok {
+			return b, nil
+		}
 		return Bearer{}, m.refreshFailed(ctx, a, err)
 	}
-	m.keep(ctx, a, now)
+	if now, err = m.keep(ctx, a, now); err != nil {
+		return Bearer{}, err
+	}
+	if now.Mode != secret.ModeChatGPT {
+		return m.fixed(ctx, now)
+	}
 	m.cfg.Log.Info("refreshed the login", "account", now.Tokens.AccountID, "reason", reason)
 	m.cfg.Audit("credential.refresh", "account", now.Tokens.AccountID, "fingerprint", now.Fingerprint(), "reason", reason)
 	return m.bearer(now), nil
@@ -279,29 +291,31 @@ func (m *Manager) lock(ctx context.Context) (func(), error) {
 	return nil, storeProblem(err)
 }
 
-// keep journals and stores what an issuer just gave for was. What cannot be stored
-// is kept in memory, because nobody else has it: the old token is spent. It can be
-// used; the next refresh stores it, or the next start adopts the journal.
-func (m *Manager) keep(ctx context.Context, was, now secret.Auth) {
+// keep stores what an issuer just gave for was, journaled first. A Codex does not
+// take our lock, so the store may have moved on meanwhile: then what is there counts,
+// and is given back. What cannot be stored is kept in memory, because nobody else has
+// it: the old token is spent. It can be used; the next refresh stores it, or the next
+// start adopts the journal.
+func (m *Manager) keep(ctx context.Context, was, now secret.Auth) (secret.Auth, error) {
 	m.mu.Lock()
 	if u := m.unsaved; u != nil && u.now.Fingerprint() == was.Fingerprint() {
 		was = u.was // that is what the store holds
 	}
 	m.mu.Unlock()
-	journaled := m.cfg.Store.Journal(ctx, was, now)
-	_, err := m.cfg.Store.Save(ctx, now)
+	_, err := m.cfg.Store.Replace(ctx, was, now)
+	if errors.Is(err, secret.ErrChanged) {
+		m.cfg.Log.Info("another program changed the login meanwhile; its login is used")
+		a, _, err := m.load(ctx)
+		return a, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unsaved = nil
-	if err == nil {
-		return
+	if err != nil {
+		m.unsaved = &unsaved{was: was, now: now}
+		m.cfg.Log.Error("the refreshed login could not be stored; it is in memory, and in the journal if that could be written", "err", err)
 	}
-	m.unsaved = &unsaved{was: was, now: now}
-	if journaled != nil {
-		m.cfg.Log.Error("the refreshed login is in memory only", "err", errors.Join(err, journaled))
-	} else {
-		m.cfg.Log.Error("the refreshed login is in the journal only", "err", err)
-	}
+	return now, nil
 }
 
 // granted is what a token endpoint gives.
@@ -373,6 +387,40 @@ func (m *Manager) askRefresh(ctx context.Context, a secret.Auth, reason string) 
 	now.LastRefresh = m.cfg.Now().UTC()
 	m.noteExpiry(now, g.ExpiresIn)
 	return now, nil
+}
+
+// How long another program may take to store what it got for the token we were late
+// with.
+const (
+	adoptWait = 5 * time.Second
+	adoptPoll = 20 * time.Millisecond
+)
+
+// adopt looks, after a refresh token was refused as used, whether the program that
+// used it has stored what it got: Codex holds no lock while it asks, so both may have
+// asked at once.
+func (m *Manager) adopt(ctx context.Context, a secret.Auth, err error) (Bearer, bool) {
+	var r *refusal
+	if !errors.As(err, &r) || r.code != "refresh_token_reused" && r.code != "invalid_grant" {
+		return Bearer{}, false
+	}
+	for end := m.cfg.Now().Add(adoptWait); m.cfg.Now().Before(end); {
+		got, _, err := m.load(ctx)
+		if err == nil && got.Mode == secret.ModeChatGPT && got.Fingerprint() != a.Fingerprint() {
+			if b := m.bearer(got); b.Token != "" && !m.due(got, b) {
+				m.cfg.Log.Info("took over a refresh another program made at the same time", "account", b.AccountID)
+				return b, true
+			}
+		}
+		t := time.NewTimer(adoptPoll)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return Bearer{}, false
+		case <-t.C:
+		}
+	}
+	return Bearer{}, false
 }
 
 // noteExpiry remembers when an opaque access token ends.

@@ -182,7 +182,9 @@ func TestStoreThatWillNotTakeIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.keep(t.Context(), was, now)
+	if _, err := r.keep(t.Context(), was, now); err != nil {
+		t.Fatal(err)
+	}
 	r.cfg.Store = good
 	if got := r.stored(t); got.Tokens.RefreshToken != was.Tokens.RefreshToken {
 		t.Fatal("it was stored after all")

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
+
 	"towline/config/managed"
 	"towline/config/secret"
 )
@@ -115,12 +117,16 @@ func (m *Manager) addIdentity(s *Status, token string) {
 	m.mu.Lock()
 	who, ok := m.whoami[token]
 	m.mu.Unlock()
-	if ok {
+	if ok && s.Mode == secret.ModePAT {
 		who.fill(s)
 		return
 	}
-	if c, err := secret.Claims(token); err == nil {
-		s.Email, s.AccountID, s.Plan, s.Expires = c.Email, c.AccountID, c.Plan, c.Expires
+	claims := jwt.MapClaims{} // an agent identity, verified when it was stored
+	if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err == nil {
+		agentOf(claims).fill(s)
+		if at, err := claims.GetExpirationTime(); err == nil && at != nil {
+			s.Expires = at.UTC()
+		}
 	}
 }
 

@@ -19,6 +19,18 @@ import (
 // patPrefix marks a personal access token.
 const patPrefix = "at-"
 
+// Who makes agent identities, and for whom: what Codex accepts.
+const (
+	agentIssuer   = "https://chatgpt.com/codex-backend/agent-identity"
+	agentAudience = "codex-app-server"
+)
+
+// agentOf is who an agent identity says it is.
+func agentOf(claims jwt.MapClaims) identity {
+	text := func(name string) string { s, _ := claims[name].(string); return s }
+	return identity{Email: text("email"), UserID: text("chatgpt_user_id"), AccountID: text("account_id"), Plan: text("plan_type")}.tidy()
+}
+
 // identity is who an access token stands for.
 type identity struct {
 	Email     string `json:"email"`
@@ -163,17 +175,17 @@ func (m *Manager) verifyAgent(ctx context.Context, token string) (identity, erro
 	if strings.Count(token, ".") != 2 {
 		return bad(errors.New("it does not have three parts"))
 	}
-	claims, err := m.verify(ctx, strings.TrimSuffix(m.cfg.AgentKeys, "/")+"/agent-identities/jwks", token, jwt.WithExpirationRequired())
+	claims, err := m.verify(ctx, strings.TrimSuffix(m.cfg.AgentKeys, "/")+"/agent-identities/jwks", token,
+		jwt.WithExpirationRequired(), jwt.WithIssuer(agentIssuer), jwt.WithAudience(agentAudience))
 	if err != nil {
 		return bad(err)
 	}
-	text := func(name string) string { s, _ := claims[name].(string); return s }
 	for _, name := range []string{"agent_runtime_id", "agent_private_key", "account_id"} {
-		if text(name) == "" {
+		if s, _ := claims[name].(string); s == "" {
 			return bad(fmt.Errorf("it has no %s", name))
 		}
 	}
-	who := identity{Email: text("email"), UserID: text("chatgpt_user_id"), AccountID: text("account_id"), Plan: text("plan_type")}.tidy()
+	who := agentOf(claims)
 	m.mu.Lock()
 	m.whoami[token] = who
 	m.mu.Unlock()

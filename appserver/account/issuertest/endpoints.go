@@ -200,7 +200,7 @@ func (i *Issuer) refreshed(w http.ResponseWriter, p url.Values) {
 		refuse(w, http.StatusBadRequest, "invalid_client", "not your token")
 	case g.used:
 		i.reused++
-		g.family.revoked = true
+		g.family.revoked = g.family.revoked || !i.o.Forgiving
 		fail("refresh_token_reused", "this refresh token was used already")
 	case g.family.revoked:
 		fail("refresh_token_invalidated", "this login has ended")

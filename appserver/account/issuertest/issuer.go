@@ -63,6 +63,8 @@ type Options struct {
 	Strict         bool
 	// NoConsent sends the browser straight on, as for somebody who agreed before.
 	NoConsent bool
+	// Forgiving refuses a used refresh token without ending the login.
+	Forgiving bool
 	// NoRotation keeps refresh tokens valid after use.
 	NoRotation bool
 	// Alg signs tokens: ES256 (default), RS256, EdDSA, or HS256 and none, which a

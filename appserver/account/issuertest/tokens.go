@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"math/big"
@@ -136,9 +137,17 @@ func (i *Issuer) AgentIdentity() string {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	now := i.o.Now()
+	_, own, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(own)
+	if err != nil {
+		panic(err)
+	}
 	return i.sign(map[string]any{
-		"iss": i.URL, "aud": "codex-app-server", "sub": i.o.User.Subject, "iat": now.Unix(), "exp": now.Add(24 * time.Hour).Unix(),
-		"agent_runtime_id": "agent-tow", "agent_private_key": i.random("key_"), "account_id": i.o.User.AccountID,
+		"iss": "https://chatgpt.com/codex-backend/agent-identity", "aud": "codex-app-server", "sub": i.o.User.Subject, "iat": now.Unix(), "exp": now.Add(24 * time.Hour).Unix(),
+		"agent_runtime_id": "agent-tow", "agent_private_key": base64.StdEncoding.EncodeToString(der), "account_id": i.o.User.AccountID,
 		"chatgpt_user_id": i.o.User.Subject, "email": i.o.User.Email, "plan_type": i.o.User.Plan, "chatgpt_account_is_fedramp": false,
 	})
 }
