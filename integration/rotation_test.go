@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -89,15 +91,24 @@ type rotation struct {
 	env         []string // further environment of refreshers
 	u           *peer.User
 	tokens      issuertest.Tokens
-	back        atomic.Int64 // how late the issuer's clock is
+	back        atomic.Int64  // how late the issuer's clock is
+	answered    chan struct{} // one for every answer of the issuer
 }
 
 func newRotation(t *testing.T) *rotation {
 	t.Helper()
-	r := &rotation{home: t.TempDir(), state: t.TempDir(), kind: secret.KindFile}
-	r.issuer = issuertest.Start(t, issuertest.Options{
-		AccessTTL: ttl, Now: func() time.Time { return time.Now().Add(-time.Duration(r.back.Load())) },
+	r := &rotation{home: t.TempDir(), state: t.TempDir(), kind: secret.KindFile, answered: make(chan struct{}, 100)}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		r.issuer.ServeHTTP(w, q)
+		_ = http.NewResponseController(w).Flush()
+		r.answered <- struct{}{}
+	}))
+	r.issuer = issuertest.New(issuertest.Options{
+		URL: "http://" + srv.Listener.Addr().String(), AccessTTL: ttl,
+		Now: func() time.Time { return time.Now().Add(-time.Duration(r.back.Load())) },
 	})
+	srv.Start()
+	t.Cleanup(func() { r.issuer.Release(""); srv.Close() })
 	r.loginAgo(t, 2*time.Hour)
 	return r
 }
@@ -340,58 +351,60 @@ func (p *codexPipe) token() (string, error) {
 // before that.
 func TestKilledWhileStoringNeverLosesTheLogin(t *testing.T) {
 	t.Parallel()
-	const rounds = 24
+	const rounds = 30
 	seed := uint64(time.Now().UnixNano()) //nolint:gosec // any number does
 	rng := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // not a secret
-	var durable, early, late int
+	// How long it takes here, from the answer to the end.
+	r := newRotation(t)
+	p := r.start(t)
+	p.begin(t)
+	<-r.answered
+	begun := time.Now()
+	p.token(t)
+	took := time.Since(begun)
+
+	var early, between, late int
 	for round := range rounds {
 		r := newRotation(t)
 		p := r.start(t)
 		p.begin(t)
-		peer.Eventually(t, "a refresh", func() bool { return r.issuer.Rotated() > 0 })
-		if rng.IntN(2) == 0 { // as soon as anything of it is on disk, else blindly
-			peer.Eventually(t, "something on disk", func() bool { return r.onDisk(t) })
+		<-r.answered
+		for at := time.Now().Add(time.Duration(rng.Int64N(int64(took)))); time.Now().Before(at); { //nolint:revive // a sleep is too coarse
 		}
-		time.Sleep(time.Duration(rng.IntN(4000)) * time.Microsecond) // the moment is the point
 		_ = p.cmd.Process.Kill()
 		_ = p.cmd.Wait()
-		switch {
-		case strings.Contains(p.out.String(), "token "):
-			late++
-		case r.onDisk(t):
-			durable++
+		stored, err := os.ReadFile(filepath.Join(r.home, "auth.json"))
+		if err != nil {
+			t.Fatalf("round %d of seed %d: the store is gone: %v", round, seed, err)
+		}
+		if _, err := secret.Parse(stored); err != nil {
+			t.Errorf("round %d of seed %d: the store is torn: %v", round, seed, err)
+		}
+		switch was := strings.Contains(string(stored), r.tokens.Refresh); {
+		case !was:
+			late++ // stored, though perhaps not tidied up
+		case len(r.journals(t)) > 0:
+			between++
 		default:
-			early++ // it had not heard, or had not come to write, what the issuer had given out
+			early++ // what the issuer gave out had not come to be written
 			continue
 		}
 		next := r.start(t)
 		next.begin(t)
 		if d := next.token(t); d == digest(r.tokens.Access) {
-			t.Errorf("round %d: the expired token is back", round)
+			t.Errorf("round %d of seed %d: the expired token is back", round, seed)
 		}
-		if r.issuer.Reused() != 0 {
-			t.Errorf("round %d of seed %d: the login was lost", round, seed)
+		if n, again := r.issuer.Rotated(), r.issuer.Reused(); n != 1 || again != 0 {
+			t.Errorf("round %d of seed %d: %d refreshes, and a used token came back %d times", round, seed, n, again)
+		}
+		if left := r.journals(t); len(left) > 0 {
+			t.Errorf("round %d of seed %d: still on disk: %q", round, seed, left)
 		}
 	}
-	t.Logf("killed before anything was on disk %d times, between %d times, after all was done %d times", early, durable, late)
-	if durable == 0 {
+	t.Logf("%v from the answer to the end; killed before anything was on disk %d times, before it was in its place %d, after that %d", took, early, between, late)
+	if between+late == 0 {
 		t.Error("no kill met what it was meant to meet")
 	}
-}
-
-// onDisk reports whether a complete new login is anywhere a restart would look.
-func (r *rotation) onDisk(t *testing.T) bool {
-	t.Helper()
-	store, err := secret.Open(secret.Options{CodexHome: r.home, StateDir: r.state, Kind: r.kind})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range store.Places(t.Context()) {
-		if p.Auth.Tokens != nil && p.Auth.Tokens.RefreshToken != r.tokens.Refresh {
-			return true
-		}
-	}
-	return len(r.journals(t)) > 0
 }
 
 // journals are the files in which something received waits to be stored.
@@ -399,7 +412,7 @@ func (r *rotation) journals(t *testing.T) []string {
 	t.Helper()
 	var out []string
 	for _, dir := range []string{r.home, r.state} {
-		found, err := filepath.Glob(filepath.Join(dir, "*journal*"))
+		found, err := filepath.Glob(filepath.Join(dir, "*.journal"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 
@@ -55,6 +56,10 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(w, r)
 			return
 		}
+	}
+	// Where the real one has what issuertest has at the root.
+	if path, ok := strings.CutPrefix(r.URL.Path, "/api/accounts/v1/"); ok {
+		r.URL.Path = "/v1/" + path
 	}
 	i.Issuer.ServeHTTP(w, r)
 }
