@@ -145,7 +145,15 @@ func (f *folder) private(name string, info fs.FileInfo) error {
 // write puts data in the place of name, so that whoever reads, whenever the
 // machine stops, finds the old content or the new one. A symbolic link inside
 // the folder keeps leading where it did.
-func (f *folder) write(name string, data []byte) (err error) {
+func (f *folder) write(name string, data []byte) error { return f.place(name, data, false) }
+
+// writeAhead is write for what has one copy in the world: it is under its name
+// before it is waited for on the disk, so that a killed process leaves it where it
+// is looked for. A machine that stops in between may leave something torn there,
+// or nothing; the content must show that.
+func (f *folder) writeAhead(name string, data []byte) error { return f.place(name, data, true) }
+
+func (f *folder) place(name string, data []byte, ahead bool) (err error) {
 	if name, err = f.resolve(name); err != nil {
 		return err
 	}
@@ -175,8 +183,10 @@ func (f *folder) write(name string, data []byte) (err error) {
 	if _, err = file.Write(data); err != nil {
 		return err
 	}
-	if err = file.Sync(); err != nil {
-		return err
+	if !ahead {
+		if err = file.Sync(); err != nil {
+			return err
+		}
 	}
 	if err = file.Close(); err != nil {
 		return err
@@ -184,7 +194,21 @@ func (f *folder) write(name string, data []byte) (err error) {
 	if err = f.root.Rename(tmp, name); err != nil {
 		return err
 	}
+	if ahead {
+		if err := f.syncFile(name); err != nil {
+			return err
+		}
+	}
 	return f.syncDir(path.Dir(name))
+}
+
+// syncFile makes a file's content last.
+func (f *folder) syncFile(name string) error {
+	file, err := f.root.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(file.Sync(), file.Close())
 }
 
 func temporary(base string) string {

@@ -93,7 +93,7 @@ func (s *Store) journal(ctx context.Context, was, now Auth) error {
 	}
 	defer f.close()
 	f.sweep(s.journalName())
-	return storeProblem("journal", f.write(s.journalName(), b))
+	return storeProblem("journal", f.writeAhead(s.journalName(), b))
 }
 
 // plainJournal: the credential may lie on the disk as it is.
