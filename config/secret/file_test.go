@@ -210,13 +210,3 @@ func TestLeftoversAreSeenAndSwept(t *testing.T) {
 		t.Errorf("ours there: %v, Codex's: %v", exists(ours), exists(codexs))
 	}
 }
-
-func places(t *testing.T, s *Store, kind Kind) (out []Place) {
-	t.Helper()
-	for _, p := range s.Places(bg(t)) {
-		if p.Kind == kind {
-			out = append(out, p)
-		}
-	}
-	return out
-}

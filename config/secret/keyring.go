@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 )
 
@@ -67,22 +68,35 @@ type keyring interface {
 	ready(ctx context.Context) error
 }
 
+// restFactor: a keyring that let one operation time out is left alone for so many
+// times the limit. A host would otherwise wait out the limit at every request.
+const restFactor = 5
+
 // boxed gives every operation on a keyring its time, and says ErrTimeout when
 // that was not enough.
 type boxed struct {
 	keyring keyring
 	limit   time.Duration
+	rest    *atomic.Int64 // until when, in Unix nanoseconds
 }
 
+func box(k keyring, limit time.Duration) boxed { return boxed{k, limit, new(atomic.Int64)} }
+
 func (b boxed) run(ctx context.Context, do func(context.Context) error) error {
+	if left := time.Until(time.Unix(0, b.rest.Load())); left > 0 && left <= restFactor*b.limit {
+		return fmt.Errorf("%w (it is asked again in %s)", ErrTimeout, left.Round(time.Second))
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, b.limit, ErrTimeout)
 	defer cancel()
 	err := do(ctx)
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ErrTimeout) {
-		if errors.Is(context.Cause(ctx), ErrTimeout) {
-			return fmt.Errorf("%w (waited %s)", ErrTimeout, b.limit)
+		if !errors.Is(context.Cause(ctx), ErrTimeout) {
+			return context.Cause(ctx)
 		}
-		return context.Cause(ctx)
+		err = fmt.Errorf("%w (waited %s)", ErrTimeout, b.limit)
+	}
+	if errors.Is(err, ErrTimeout) {
+		b.rest.Store(time.Now().Add(restFactor * b.limit).UnixNano())
 	}
 	return err
 }

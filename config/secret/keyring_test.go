@@ -3,7 +3,10 @@
 package secret
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -163,6 +166,27 @@ func TestAShutKeyringHangsNothing(t *testing.T) {
 	}
 }
 
+func TestASilentKeyringIsLeftAloneForAWhile(t *testing.T) {
+	k := keyringtest.Start(t)
+	s := store(t, KindKeyring, k.Env()...)
+	mustSave(t, s, chatgpt("rt-1", time.Now()))
+	k.Hang(true)
+	ring := box(systemKeyring(s.o.environ), 100*time.Millisecond)
+	e := codexEntry(s.o.CodexHome)
+	if _, err := ring.get(bg(t), e); !errors.Is(err, ErrTimeout) {
+		t.Fatalf("hung: %v", err)
+	}
+	k.Serve()
+	ring.limit = patience // it would answer now, and is not asked
+	if _, err := ring.get(bg(t), e); !errors.Is(err, ErrTimeout) {
+		t.Errorf("at once: %v", err)
+	}
+	ring.rest.Store(time.Now().Add(-time.Second).UnixNano())
+	if _, err := ring.get(bg(t), e); err != nil {
+		t.Errorf("later: %v", err)
+	}
+}
+
 func TestALockedEntryIsNotTakenForNone(t *testing.T) {
 	k := keyringtest.Start(t)
 	s := store(t, KindAuto, k.Env()...)
@@ -208,7 +232,7 @@ func TestALockedEntryIsNotTakenForNone(t *testing.T) {
 func TestAKeyringTooSmallKeepsAKey(t *testing.T) {
 	k := keyringtest.Start(t)
 	s := store(t, KindKeyring, k.Env()...)
-	ring := boxed{systemKeyring(s.o.environ), patience}
+	ring := box(systemKeyring(s.o.environ), patience)
 	s.ring = wrappedPlace(ring, s.o.CodexHome, s.o.StateDir)
 	a := chatgpt("rt-canary", time.Now())
 	w := mustSave(t, s, a)
@@ -230,5 +254,276 @@ func TestAKeyringTooSmallKeepsAKey(t *testing.T) {
 	s.ring = wrappedPlace(ring, s.o.CodexHome, s.o.StateDir)
 	if _, _, err := s.Load(bg(t)); !errors.Is(err, ErrLocked) || !strings.Contains(strings.Join(config.Hints(err), " "), "unlock") {
 		t.Errorf("locked: %v", err)
+	}
+}
+
+func TestAKillNeverLosesALoginInTheKeyring(t *testing.T) {
+	for _, kind := range []Kind{KindKeyring, KindAuto} {
+		t.Run(string(kind), func(t *testing.T) {
+			k := keyringtest.Start(t)
+			survives(t, store(t, kind, k.Env()...), 6, k.Env()...)
+			for _, i := range k.Items() { // the credential, and the journal's key
+				if n := i.Attributes["service"]; n != "Codex Auth" && n != "Towline" {
+					t.Errorf("an entry of %q", n)
+				}
+			}
+		})
+	}
+}
+
+// TestTheJournalOutlivesAKeyringThatHangs: the keyring stops answering just when
+// tokens were received. They are kept, in no file that could be read, until it
+// answers again.
+func TestTheJournalOutlivesAKeyringThatHangs(t *testing.T) {
+	memory, err := os.MkdirTemp("/dev/shm", "run")
+	if err != nil || !inMemory(memory) {
+		t.Skipf("no folder in memory: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(memory) })
+	for name, tc := range map[string]struct {
+		early bool // the keyring hangs before the lock is taken already
+		key   string
+	}{"key from the keyring": {false, "keyring"}, "key in memory": {true, "runtime"}} {
+		t.Run(name, func(t *testing.T) {
+			k := keyringtest.Start(t)
+			dir := t.TempDir()
+			o := Options{Kind: KindKeyring, CodexHome: filepath.Join(dir, "codex"), StateDir: filepath.Join(dir, "state")}
+			env := append([]string{"XDG_RUNTIME_DIR=" + memory}, k.Env()...)
+			was, now := chatgpt("1", time.Now()), chatgpt("rt-canary", time.Now())
+			mustSave(t, storeAt(t, o, env...), was)
+
+			hasty := o
+			hasty.KeyringTimeout = 200 * time.Millisecond
+			s := storeAt(t, hasty, env...)
+			if tc.early {
+				k.Hang(true)
+			}
+			unlock, err := s.Lock(bg(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			k.Hang(true)
+			if _, err := s.Replace(bg(t), was, now); !errors.Is(err, ErrTimeout) {
+				t.Errorf("replace: %v", err)
+			}
+			unlock()
+			b, err := os.ReadFile(s.journalPath())
+			if err != nil || strings.Contains(string(b), "canary") || !strings.Contains(string(b), `"key":"`+tc.key+`"`) {
+				t.Errorf("the journal: %v", err)
+			}
+			if _, _, err := s.Load(bg(t)); !errors.Is(err, ErrTimeout) {
+				t.Errorf("load while it hangs: %v", err)
+			}
+			k.Serve()
+			if got, _ := mustLoad(t, storeAt(t, o, env...)); got.id() != now.id() {
+				t.Errorf("loaded %v", got)
+			}
+			if exists(s.journalPath()) {
+				t.Error("the journal stays")
+			}
+		})
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	cred := systemdCredential(t, random(keySize))
+	fixture := func(t *testing.T, kind Kind) (*keyringtest.Keyring, *Store) {
+		k := keyringtest.Start(t)
+		return k, store(t, kind, append(k.Env(), "CREDENTIALS_DIRECTORY="+cred)...)
+	}
+	a := chatgpt("rt-1", time.Now())
+	for _, way := range [][2]Kind{
+		{KindFile, KindKeyring},
+		{KindKeyring, KindFile},
+		{KindFile, KindEncrypted},
+		{KindEncrypted, KindKeyring},
+		{KindKeyring, KindEncrypted},
+		{KindEncrypted, KindFile},
+		{KindFile, KindAuto},
+		{KindKeyring, KindKeyring},
+	} {
+		t.Run(string(way[0])+" to "+string(way[1]), func(t *testing.T) {
+			_, s := fixture(t, way[0])
+			mustSave(t, s, a)
+			if err := s.Migrate(bg(t), way[1]); err != nil {
+				t.Fatal(err)
+			}
+			p := s.Places(bg(t))
+			want := way[1]
+			if want == KindAuto {
+				want = KindKeyring
+			}
+			if len(p) != 1 || p[0].Kind != want || p[0].Auth.id() != a.id() || p[0].Plain != (want == KindFile) {
+				t.Errorf("places: %+v", p)
+			}
+		})
+	}
+	t.Run("plain file under a mandate", func(t *testing.T) {
+		_, s := fixture(t, KindKeyring)
+		write(t, s.file.path(), string(a.File()), 0o600)
+		if p := s.Places(bg(t)); len(p) != 1 || !p[0].Plain || p[0].Used {
+			t.Errorf("places: %+v", p)
+		}
+		if err := s.Migrate(bg(t), KindKeyring); err != nil {
+			t.Fatal(err)
+		}
+		if got, w := mustLoad(t, s); got.id() != a.id() || w.Kind != KindKeyring || exists(s.file.path()) {
+			t.Errorf("%v in %+v", got, w)
+		}
+	})
+	t.Run("the later state of one login", func(t *testing.T) {
+		_, s := fixture(t, KindKeyring)
+		later := chatgpt("rt-2", time.Now().Add(time.Minute))
+		mustSave(t, s, a)
+		write(t, s.file.path(), string(later.File()), 0o600)
+		if err := s.Migrate(bg(t), KindKeyring); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := mustLoad(t, s); got.id() != later.id() || exists(s.file.path()) {
+			t.Errorf("loaded %v", got)
+		}
+	})
+	t.Run("two different ones", func(t *testing.T) {
+		_, s := fixture(t, KindKeyring)
+		mustSave(t, s, a)
+		write(t, s.file.path(), `{"auth_mode":"apikey","OPENAI_API_KEY":"sk-canary"}`, 0o600)
+		err := s.Migrate(bg(t), KindKeyring)
+		if !errors.Is(err, ErrConflict) || strings.Contains(err.Error(), "canary") {
+			t.Errorf("migrate: %v", err)
+		}
+		if p := s.Places(bg(t)); len(p) != 2 {
+			t.Errorf("places: %+v", p)
+		}
+	})
+	t.Run("into a locked keyring", func(t *testing.T) {
+		k, s := fixture(t, KindFile)
+		mustSave(t, s, a)
+		k.Lock()
+		if err := s.Migrate(bg(t), KindKeyring); !errors.Is(err, ErrLocked) {
+			t.Errorf("migrate: %v", err)
+		}
+		if got, _ := mustLoad(t, s); got.id() != a.id() {
+			t.Errorf("after that, loaded %v", got)
+		}
+	})
+	t.Run("nothing", func(t *testing.T) {
+		_, s := fixture(t, KindFile)
+		if err := s.Migrate(bg(t), KindKeyring); !errors.Is(err, ErrNone) {
+			t.Errorf("migrate: %v", err)
+		}
+		if err := s.Migrate(bg(t), KindEphemeral); err == nil {
+			t.Error("migrated into memory")
+		}
+	})
+}
+
+// TestNothingOfASecretIsEverShown walks the ways things go wrong, with secrets
+// that are easy to find, and looks for them in every error, hint, log line and
+// listing, and in every file that others may read or that is not the store's.
+func TestNothingOfASecretIsEverShown(t *testing.T) {
+	shown, l := &logs{}, &logs{}
+	note := func(err error) {
+		if err != nil {
+			fmt.Fprintf(shown, "%s%v %+v %#v\n", config.Explain(err), err, err, err)
+		}
+	}
+	passphrase := func(context.Context) (string, error) {
+		return "passphrase-canary", errors.New("typed passphrase-canary")
+	}
+	spoil := map[string]func(t *testing.T, k *keyringtest.Keyring, s *Store){
+		"as it is": func(*testing.T, *keyringtest.Keyring, *Store) {},
+		"locked":   func(_ *testing.T, k *keyringtest.Keyring, _ *Store) { k.Lock() },
+		"hung":     func(_ *testing.T, k *keyringtest.Keyring, _ *Store) { k.Hang(true) },
+		"absent":   func(_ *testing.T, k *keyringtest.Keyring, _ *Store) { k.Absent() },
+		"loose": func(t *testing.T, _ *keyringtest.Keyring, s *Store) {
+			each(t, s, func(p string) error { return os.Chmod(p, 0o640) })
+		},
+		"cut short": func(t *testing.T, _ *keyringtest.Keyring, s *Store) {
+			each(t, s, func(p string) error { return os.Truncate(p, 40) })
+		},
+		"no folder": func(t *testing.T, _ *keyringtest.Keyring, s *Store) {
+			for _, d := range []string{s.o.CodexHome, s.o.StateDir} {
+				if err := errors.Join(os.RemoveAll(d), os.WriteFile(d, nil, 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+		"entry no JSON": func(_ *testing.T, k *keyringtest.Keyring, s *Store) {
+			e := codexEntry(s.o.CodexHome)
+			k.Put(keyringtest.Item{Label: "x", Secret: `{"OPENAI_API_KEY":"sk-canary`, Attributes: map[string]string{"service": e.service, "username": e.user}})
+		},
+	}
+	t.Run("all", func(t *testing.T) { // ends when all in it have
+		for name, spoil := range spoil {
+			for _, kind := range Kinds() {
+				t.Run(name+" "+string(kind), func(t *testing.T) {
+					t.Parallel()
+					k := keyringtest.Start(t)
+					dir, limit := t.TempDir(), patience
+					if name == "hung" {
+						limit = 100 * time.Millisecond
+					}
+					s := storeAt(t, Options{
+						Kind: kind, CodexHome: filepath.Join(dir, "codex"), StateDir: filepath.Join(dir, "state"), KeyringTimeout: limit,
+						Passphrase: passphrase, Log: slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{Level: slog.LevelDebug})),
+					}, append(k.Env(), "CREDENTIALS_DIRECTORY="+systemdCredential(t, []byte("systemd-canary-systemd-canary-systemd-canary")))...)
+					a, b := chatgpt("rt-canary", time.Now()), chatgpt("rt2-canary", time.Now())
+					a.APIKey, b.PersonalAccessToken = "sk-canary", "at-canary"
+					_, err := s.Save(bg(t), a)
+					note(err)
+					note(s.Journal(bg(t), a, b))
+					spoil(t, k, s)
+					_, _, err = s.Load(bg(t))
+					note(err)
+					note(s.Journal(bg(t), a, b))
+					_, err = s.Replace(bg(t), b, a)
+					note(err)
+					_, err = s.Save(bg(t), b)
+					note(err)
+					for _, to := range Kinds() {
+						note(s.Migrate(bg(t), to))
+					}
+					fmt.Fprintf(shown, "%+v", s.Places(bg(t)))
+					_ = filepath.WalkDir(dir, func(p string, d os.DirEntry, _ error) error {
+						if d != nil && d.Type().IsRegular() {
+							looseOnPurpose := name == "loose"
+							text, _ := os.ReadFile(p)
+							info, _ := d.Info()
+							plain := p == s.file.path() || p == s.journalPath() && s.plainJournal()
+							if strings.Contains(string(text), "canary") && (!plain || info.Mode().Perm()&0o077 != 0 && !looseOnPurpose) {
+								t.Errorf("%s (mode %#o) holds a secret in plain", p, info.Mode().Perm())
+							}
+						}
+						return nil
+					})
+					_, err = s.Delete(bg(t))
+					note(err)
+				})
+			}
+		}
+	})
+	for _, text := range []string{shown.String(), l.String()} {
+		if i := strings.Index(text, "canary"); i >= 0 {
+			t.Errorf("a secret is shown: …%s…", text[max(0, i-200):min(len(text), i+50)])
+		}
+	}
+	if len(shown.String()) < 5000 {
+		t.Errorf("only %d bytes of errors were made: the test walks no error paths", len(shown.String()))
+	}
+}
+
+// each does something to every file a store has made.
+func each(t *testing.T, s *Store, do func(path string) error) {
+	t.Helper()
+	for _, dir := range []string{s.o.CodexHome, s.o.StateDir} {
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range files {
+			if err := do(p); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }

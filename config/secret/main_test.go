@@ -191,3 +191,13 @@ func exists(path string) bool {
 	_, err := os.Lstat(path)
 	return err == nil
 }
+
+func places(t *testing.T, s *Store, kind Kind) (out []Place) {
+	t.Helper()
+	for _, p := range s.Places(bg(t)) {
+		if p.Kind == kind {
+			out = append(out, p)
+		}
+	}
+	return out
+}

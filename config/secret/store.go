@@ -24,6 +24,7 @@ type Options struct {
 	// Environ looks up a variable; nil is os.Getenv.
 	Environ func(string) string
 	// KeyringTimeout bounds every operation on the system's keyring; 0 is 3 s.
+	// One that took longer is not asked again for five times as long.
 	KeyringTimeout time.Duration
 	// Passphrase opens the encrypted file. It may ask a person, so it is called
 	// only when an encrypted file is to be read or made, and its answer is
@@ -122,7 +123,7 @@ func newStore(o Options) *Store {
 		o: o, home: homeHash(o.CodexHome), log: o.Log, local: make(chan struct{}, 1),
 		file: filePlace{o.CodexHome}, memory: &memoryPlace{},
 	}
-	ring := boxed{systemKeyring(o.environ), o.KeyringTimeout}
+	ring := box(systemKeyring(o.environ), o.KeyringTimeout)
 	if sharedKeyring {
 		s.ring = keyringPlace{ring, codexEntry(o.CodexHome)}
 	} else {

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package secret
+
+import "testing"
+
+func forgetKernelKey(*testing.T, string) {}
