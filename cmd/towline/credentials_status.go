@@ -171,7 +171,7 @@ func lookAtCredentials(ctx context.Context, paths config.Paths, cfg config.Confi
 	r.Policy.Files = append(r.Policy.Files, c.policy.Files...)
 	r.Policy.Mandates = c.policy.Lines()
 	r.places(ctx, c)
-	r.lock(ctx, c.store)
+	r.lock(c.store)
 	r.environment(paths)
 	r.override(c)
 	r.holders(ctx, paths, c.home)
@@ -224,7 +224,7 @@ func (r *credentialReport) places(ctx context.Context, c credentials) {
 	for _, at := range c.store.Places(ctx) {
 		p := placeReport{Kind: string(at.Kind), Path: printable(at.Path), Used: at.Used, Readable: at.Readable}
 		if at.Err != nil {
-			p.Problem = printable(at.Err.Error())
+			p.Problem = oneProblem(at.Err)
 		} else {
 			p.Login = describeLogin(at.Auth)
 		}
@@ -232,7 +232,7 @@ func (r *credentialReport) places(ctx context.Context, c credentials) {
 			p.Problem = "others can read it"
 		}
 		if r.Policy.Problem == "" {
-			if err := c.policy.CheckKind(at.Kind); err != nil {
+			if err := c.policy.CheckPlace(at); err != nil {
 				p.Forbids = oneProblem(err)
 			} else if err := c.policy.CheckStored(at.Auth); err != nil && at.Err == nil {
 				p.Forbids = oneProblem(err)
@@ -270,21 +270,16 @@ func describeLogin(a secret.Auth) *loginReport {
 }
 
 // lock looks whether somebody refreshes the login just now.
-func (r *credentialReport) lock(ctx context.Context, s *secret.Store) {
-	ctx, cancel := context.WithTimeout(ctx, lockLook)
-	defer cancel()
-	unlock, err := s.Lock(ctx)
-	switch {
-	case err == nil:
-		unlock()
-		r.Lock = lockFree
-	case errors.Is(err, secret.ErrBusy):
+func (r *credentialReport) lock(s *secret.Store) {
+	switch busy, err := s.Refreshing(); {
+	case err != nil:
+		r.Notes = append(r.Notes, "whether the login is being refreshed cannot be seen: "+oneProblem(err))
+	case busy:
 		r.Lock = lockHeld
+	default:
+		r.Lock = lockFree
 	}
 }
-
-// lockLook is how long the refresh lock must be held to count as held.
-const lockLook = 250 * time.Millisecond
 
 // overrides are the variables that stand before what is stored, or beside it.
 var overrides = []string{"CODEX_ACCESS_TOKEN", "OPENAI_API_KEY", "CODEX_API_KEY"}

@@ -1,10 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"towline/config"
@@ -76,8 +78,12 @@ func policyAtStart(ctx context.Context, paths config.Paths, cfg config.Config, l
 	if err != nil || act == managed.Keep {
 		return err
 	}
-	if err := c.store.Migrate(ctx, secret.Kind(c.kind)); err != nil {
-		return c.policy.MigrateFailed(cmp.Or(context.Cause(ctx), err))
+	// Nothing usable may be there, only what a killed program left.
+	if err := c.store.Migrate(ctx, secret.Kind(c.kind)); err != nil && !errors.Is(err, secret.ErrNone) {
+		return c.policy.MigrateFailed(err)
+	}
+	if left := c.policy.Misplaced(c.store.Places(ctx)); len(left) > 0 {
+		return c.policy.MigrateFailed(fmt.Errorf("%s cannot be read as a login; look at it and remove it", strings.Join(left, ", ")))
 	}
 	log.Info("credentials were moved into the mandated store", "store", c.kind, "policy", c.from)
 	return nil

@@ -178,6 +178,23 @@ func (p Policy) CheckKind(kind secret.Kind) error {
 	return nil
 }
 
+// CheckPlace says whether a credential may lie where it lies now. What is no store
+// (a journal, Codex's own encrypted file) is held to whether it can be read there.
+// Errors are *config.Problem.
+func (p Policy) CheckPlace(at secret.Place) error {
+	switch at.Kind {
+	case secret.KindFile, secret.KindKeyring, secret.KindEncrypted, secret.KindEphemeral:
+		return p.CheckKind(at.Kind)
+	}
+	switch {
+	case p.broken != nil:
+		return p.broken
+	case !p.Store.Set || !at.Plain && p.Store.Value != config.StoreEphemeral || p.mayLieIn(config.StoreFile):
+		return nil
+	}
+	return refuse(p.Store.From, "credentials must be in the store %q on this machine, and there is a %s", p.Store.Value, string(at.Kind))
+}
+
 // Line is one mandate for showing: its key, its value as in TOML, and the file.
 type Line struct {
 	Key   string `json:"key"`

@@ -293,6 +293,12 @@ func TestAtStart(t *testing.T) {
 		"auto may end in a file":            {"auto", []secret.Place{file}, Keep, ""},
 		"a file is a file":                  {"file", []secret.Place{file, ring}, Keep, ""},
 		"nothing may be kept":               {"ephemeral", []secret.Place{ring}, Keep, "no credential may be stored"},
+		"a sealed journal":                  {"keyring", []secret.Place{{Kind: secret.KindJournal, Path: "j"}}, Keep, ""},
+		"a plain journal":                   {"encrypted", []secret.Place{{Kind: secret.KindJournal, Path: "j", Plain: true}}, Migrate, ""},
+		"a plain journal beside a file":     {"file", []secret.Place{{Kind: secret.KindJournal, Path: "j", Plain: true}}, Keep, ""},
+		"half of an auth.json":              {"keyring", []secret.Place{{Kind: secret.KindLeftover, Path: "l", Plain: true}}, Migrate, ""},
+		"what Codex encrypts":               {"keyring", []secret.Place{{Kind: secret.KindCodexSecrets, Path: "s"}}, Keep, ""},
+		"a journal, and nothing may be":     {"ephemeral", []secret.Place{{Kind: secret.KindJournal, Path: "j"}}, Keep, "no credential may be stored"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			files := map[string]string{}

@@ -34,12 +34,7 @@ func (p Policy) AtStart(places []secret.Place) (Action, error) {
 	if !p.Store.Set {
 		return Keep, nil
 	}
-	var wrong []string
-	for _, at := range places {
-		if p.CheckKind(at.Kind) != nil {
-			wrong = append(wrong, config.OneLine(at.Path))
-		}
-	}
+	wrong := p.Misplaced(places)
 	switch {
 	case len(wrong) == 0:
 		return Keep, nil
@@ -55,6 +50,17 @@ func (p Policy) AtStart(places []secret.Place) (Action, error) {
 		}
 	}
 	return Migrate, nil
+}
+
+// Misplaced names the places in which no credential may lie.
+func (p Policy) Misplaced(places []secret.Place) []string {
+	var wrong []string
+	for _, at := range places {
+		if p.CheckPlace(at) != nil {
+			wrong = append(wrong, config.OneLine(at.Path))
+		}
+	}
+	return wrong
 }
 
 // mayLieIn says whether the mandated store allows a credential in kind.
@@ -75,7 +81,7 @@ func (p Policy) MigrateFailed(err error) error {
 	return &config.Problem{
 		Stage: stagePolicy,
 		Err:   fmt.Errorf("credentials must be in the store %q (set by %s), and moving them there failed: %w", p.Store.Value, p.Store.From, err),
-		Hints: []string{"see where they are: `towline credentials status`", "remove them with `towline logout` and log in again"},
+		Hints: []string{"see where they are: `towline credentials status`", "mend that, or remove them with `towline logout`, and start again"},
 		Exit:  config.ExitDenied,
 	}
 }
