@@ -228,6 +228,9 @@ func (e *Engine) login(ctx context.Context, l *login, shown chan<- protocol.Logi
 		return
 	}
 	<-l.told // the answer comes before what follows from it
+	if errors.Is(err, errLoginReplaced) && l.kind == protocol.LoginDevice {
+		err = errLoginCancelled // Codex tells the two apart for browsers only
+	}
 	if err != nil && l.kind == protocol.LoginBrowser {
 		err = loginEnd("Login server error: " + loginWords(err))
 	}
