@@ -24,8 +24,12 @@
 //	GET /lease
 //
 // whose answer lasts as long as the loan and is lines of JSON: first a [Lease],
-// and, if the laptop leaves in good order, {"bye":true}. For each connection it
-// wants it sends
+// and, if the laptop leaves in good order, {"bye":true}. It says with
+//
+//	POST /status
+//
+// and a [Status] in JSON how far it is with using the loan. For each connection
+// it wants it sends
 //
 //	CONNECT host:port
 //
@@ -63,7 +67,8 @@ const (
 	// pingTime later.
 	pingAfter = 15 * time.Second
 	pingTime  = 20 * time.Second
-	// maxLine bounds one line of a lease, and maxText a refusal's text, in bytes.
+	// maxLine bounds one line of a lease or a status, and maxText a refusal's text,
+	// in bytes.
 	maxLine = 32 << 10
 	maxText = 300
 	// Gap is for how long a host waits for a laptop whose link broke before it
@@ -90,4 +95,14 @@ type Lease struct {
 	From string `json:"from,omitempty"`
 	// Bye: the laptop leaves in good order and will not come back by itself.
 	Bye bool `json:"bye,omitempty"`
+}
+
+// Status is how far a host is with using a loan.
+type Status struct {
+	// Ready: what works there uses the loan.
+	Ready bool `json:"ready"`
+	// Text is for the laptop's person: what it waits for, or why it will not.
+	Text string `json:"text,omitempty"`
+	// Failed: it never will be.
+	Failed bool `json:"failed,omitempty"`
 }

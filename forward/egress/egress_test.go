@@ -49,7 +49,7 @@ func newRig(t *testing.T, cfg ServerConfig) *rig {
 	r.outlet = NewOutlet(func(context.Context, string, string) (net.Conn, error) {
 		r.own.Add(1)
 		return nil, errors.New("no route")
-	})
+	}, nil)
 	return r
 }
 
@@ -59,7 +59,9 @@ func (r *rig) link() (cut func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = r.server.Serve(r.t.Context(), laptop) })
 	ready := make(chan struct{})
-	wg.Go(func() { _, _ = r.outlet.Join(r.t.Context(), host, func(Lease) { close(ready) }) })
+	wg.Go(func() {
+		_, _ = r.outlet.Join(r.t.Context(), host, func(context.Context, Lease, func(Status)) { close(ready) })
+	})
 	select {
 	case <-ready:
 	case <-time.After(patience):
@@ -341,7 +343,7 @@ func TestGoodbye(t *testing.T) {
 	wg.Go(func() { _ = r.server.Serve(t.Context(), laptop) })
 	ready := make(chan struct{})
 	wg.Go(func() {
-		bye, err := r.outlet.Join(t.Context(), host, func(Lease) { close(ready) })
+		bye, err := r.outlet.Join(t.Context(), host, func(context.Context, Lease, func(Status)) { close(ready) })
 		done <- bye && err == nil
 	})
 	<-ready

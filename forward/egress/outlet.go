@@ -15,6 +15,7 @@ import (
 // usable; see NewOutlet. Its methods may be called from any goroutine.
 type Outlet struct {
 	own DialFunc
+	via func(Target) DialFunc // the machine's own proxy, see Via; may be nil
 	gap time.Duration
 
 	mu      sync.Mutex // guards what follows
@@ -25,20 +26,23 @@ type Outlet struct {
 	changed chan struct{}
 }
 
-// NewOutlet makes an outlet. own dials what is not lent; nil is a net.Dialer.
-func NewOutlet(own DialFunc) *Outlet {
+// NewOutlet makes an outlet. own dials what is not lent; nil is a net.Dialer. via
+// is for what ServeProxy's clients want that is not lent, where this machine has
+// to ask a proxy itself; nil is for one that has not.
+func NewOutlet(own DialFunc, via func(Target) DialFunc) *Outlet {
 	if own == nil {
 		own = new(net.Dialer).DialContext
 	}
-	return &Outlet{own: own, gap: Gap, changed: make(chan struct{})}
+	return &Outlet{own: own, via: via, gap: Gap, changed: make(chan struct{})}
 }
 
 // Join lends over rw, whose handshake is done, until the loan is over, and says
-// whether the laptop left in good order. ctx ends it too. begun, when not nil, is
-// called once the laptop has said what it lends. It closes rw.
-func (o *Outlet) Join(ctx context.Context, rw io.ReadWriteCloser, begun func(Lease)) (bye bool, err error) {
+// whether the laptop left in good order. ctx ends it too. begun, when not nil, runs
+// beside it once the laptop has said what it lends, until its ctx ends; tell sends
+// the laptop a status. Join closes rw and returns when begun has.
+func (o *Outlet) Join(ctx context.Context, rw io.ReadWriteCloser, begun func(ctx context.Context, l Lease, tell func(Status))) (bye bool, err error) {
 	hello, cancel := context.WithTimeout(ctx, offerTime)
-	u, err := join(hello, rw)
+	u, err := begin(hello, rw)
 	cancel()
 	if err != nil {
 		return false, err
@@ -50,8 +54,10 @@ func (o *Outlet) Join(ctx context.Context, rw io.ReadWriteCloser, begun func(Lea
 	o.ups, o.past, o.from = append(o.ups, u), nil, u.lease.From
 	o.tell()
 	o.mu.Unlock()
+	lent, end := context.WithCancelCause(ctx)
+	var beside sync.WaitGroup
 	if begun != nil {
-		begun(u.lease)
+		beside.Go(func() { begun(lent, u.lease, func(st Status) { u.tell(lent, st) }) })
 	}
 	bye = u.wait()
 	o.mu.Lock()
@@ -63,6 +69,8 @@ func (o *Outlet) Join(ctx context.Context, rw io.ReadWriteCloser, begun func(Lea
 	}
 	o.tell()
 	o.mu.Unlock()
+	end(ErrGone)
+	beside.Wait()
 	return bye, nil
 }
 

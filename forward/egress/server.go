@@ -41,6 +41,9 @@ type ServerConfig struct {
 	// Events hears of connections, from any goroutine; it must not block. Nil is
 	// fine. What is refused again and again is told once.
 	Events func(Event)
+	// Status hears how far a host is with using the loan, likewise. Its text is one
+	// line without control characters.
+	Status func(Status)
 	Log    *slog.Logger
 
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error) // tests have names of their own
@@ -67,6 +70,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	}
 	if cfg.Events == nil {
 		cfg.Events = func(Event) {}
+	}
+	if cfg.Status == nil {
+		cfg.Status = func(Status) {}
 	}
 	return &Server{cfg: cfg, left: make(chan struct{}), refused: make(map[string]bool)}, nil
 }
@@ -192,6 +198,14 @@ func (s *Server) handle(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	switch {
 	case r.Method == http.MethodGet && r.URL.Path == "/lease":
 		s.lease(w, r)
+	case r.Method == http.MethodPost && r.URL.Path == "/status":
+		var st Status
+		if json.NewDecoder(io.LimitReader(r.Body, maxLine)).Decode(&st) != nil {
+			http.Error(w, "no status", http.StatusBadRequest)
+			return
+		}
+		st.Text = plain(st.Text)
+		s.cfg.Status(st)
 	case r.Method == http.MethodConnect:
 		s.connect(ctx, w, r)
 	default:

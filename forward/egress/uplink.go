@@ -2,6 +2,7 @@ package egress
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,8 @@ type uplink struct {
 	lines *bufio.Scanner
 }
 
-// join begins to use a stream whose handshake is done, and hears what is lent.
-func join(ctx context.Context, rw io.ReadWriteCloser) (_ *uplink, err error) {
+// begin uses a stream whose handshake is done, and hears what is lent.
+func begin(ctx context.Context, rw io.ReadWriteCloser) (_ *uplink, err error) {
 	u := &uplink{rw: newStream(rw)}
 	defer func() {
 		if err != nil {
@@ -102,6 +103,23 @@ func (u *uplink) wait() (bye bool) {
 		if err != nil || l.Bye {
 			return err == nil
 		}
+	}
+}
+
+// tell says how far this host is. A laptop that does not hear it is gone.
+func (u *uplink) tell(ctx context.Context, st Status) {
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	body, err := json.Marshal(st)
+	if err != nil {
+		return
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://laptop/status", bytes.NewReader(body))
+	if err != nil {
+		return
+	}
+	if res, err := u.cc.RoundTrip(req); err == nil {
+		_ = res.Body.Close()
 	}
 }
 
