@@ -31,6 +31,7 @@ type watch struct {
 	ended   chan struct{} // closed when the connection is over
 	err     error         // why; valid once ended
 	version string
+	tokens  []*rpc.Request // requests for tokens, unanswered; the reader's own
 }
 
 // attach connects to the server on socket and does the handshake. The watch
@@ -103,8 +104,21 @@ func (w *watch) close() {
 	<-w.ended
 }
 
-// Request refuses: this connection takes part in no thread.
+// maxTokenAsks is how many requests for tokens stay unanswered; see Request.
+const maxTokenAsks = 32
+
+// Request refuses: this connection takes part in no thread. A request for tokens
+// is not even refused: Codex sends it to every connection and takes the first
+// answer, a refusal too, so that the lender's own would come to nothing. It is
+// answered long after nobody waits for it any more, because the connection counts
+// what is unanswered.
 func (w *watch) Request(_ context.Context, r *rpc.Request) {
+	if r.Method == protocol.ReqTokensRefresh {
+		if w.tokens = append(w.tokens, r); len(w.tokens) <= maxTokenAsks {
+			return
+		}
+		r, w.tokens = w.tokens[0], w.tokens[1:]
+	}
 	r.Fail(&protocol.Error{Code: protocol.CodeMethodNotFound, Message: "not a client that answers"})
 }
 
