@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -23,6 +24,7 @@ type loginFlags struct {
 	events          bool
 	noBrowser       bool
 	host            hostOptions // for HOST
+	remote          loginHostFlags
 }
 
 func newLogin() *cobra.Command {
@@ -43,6 +45,9 @@ func newLogin() *cobra.Command {
 			"  towline login status",
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := errors.Join(f.check(), f.remote.check(args)); err != nil {
+				return err
+			}
 			if len(args) == 1 {
 				return loginHost(cmd, args[0], f)
 			}
@@ -55,10 +60,27 @@ func newLogin() *cobra.Command {
 	fl.BoolVar(&f.withAccessToken, "with-access-token", false, "read an access token from standard input")
 	fl.BoolVar(&f.noBrowser, "no-browser", false, "show the address and open no browser")
 	fl.BoolVar(&f.events, "events", false, "for a program: print events as lines of JSON, read redirect addresses from standard input, end when it closes")
-	c.MarkFlagsMutuallyExclusive("device-auth", "with-api-key", "with-access-token")
 	f.host.flags(c)
+	f.remote.flags(c)
 	c.AddCommand(newLoginStatus())
 	return c
+}
+
+// check refuses flags that mean different logins.
+func (f loginFlags) check() error {
+	var ways []string
+	for _, w := range []struct {
+		on   bool
+		name string
+	}{{f.deviceAuth, "--device-auth"}, {f.withAPIKey, "--with-api-key"}, {f.withAccessToken, "--with-access-token"}} {
+		if w.on {
+			ways = append(ways, w.name)
+		}
+	}
+	if len(ways) > 1 {
+		return wrongUse("login", strings.Join(ways, " and ")+" are different logins", "use one of them")
+	}
+	return nil
 }
 
 // openAccount opens this machine's login, as its configuration, its policy and the
@@ -166,7 +188,7 @@ func secretFromInput(ctx context.Context, s *loginScreen, what, example string) 
 		}
 		return text, err
 	}
-	s.line("Reading the %s from standard input …", what)
+	s.line("Reading %s from stdin...", what)
 	text, err := readSecret(ctx, os.Stdin)
 	if err == nil && text == "" {
 		err = &config.Problem{Stage: "login", Err: errors.New("no " + what + " came from standard input"), Hints: []string{"pipe it in: `" + example + "`"}, Exit: config.ExitUsage}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,19 +38,24 @@ const (
 	startTimeout = 30 * time.Second
 )
 
-// script is carry.sh with what it is to do, as one compound command: the shell
-// reads it whole before it runs any of it, and the channel is the program's then.
-// The marker is cut in two, so that a remote that echoes its input is not taken
-// for an answer.
-func script(nonce, path, do, towline string, port int) string {
+// Script is something for the host's /bin/sh to do. Its one answer is a line that
+// begins with $tl_m and then "go" and what it has to say, or "no" and why not.
+type Script struct {
+	Body string            // plain POSIX sh
+	Vars map[string]string // set before it runs, by name
+}
+
+// compose makes the script one compound command: the shell reads it whole before
+// it runs any of it, and the channel is the program's then. The marker is cut in
+// two, so that a remote that echoes its input is not taken for an answer.
+func (sc Script) compose(nonce string) string {
 	var b strings.Builder
 	b.WriteString("{\nif [ -n \"${ZSH_VERSION-}\" ]; then emulate sh; fi\n")
 	fmt.Fprintf(&b, "tl_m='@towline-%s''%s'\n", nonce[:8], nonce[8:])
-	fmt.Fprintf(&b, "tl_do=%s\ntl_bin=%s\ntl_port=%d\n", quote(do), quote(towline), port)
-	if path != "" {
-		fmt.Fprintf(&b, "tl_only=%s\n", quote(path))
+	for _, name := range slices.Sorted(maps.Keys(sc.Vars)) {
+		fmt.Fprintf(&b, "%s=%s\n", name, quote(sc.Vars[name]))
 	}
-	for line := range strings.Lines(carry) {
+	for line := range strings.Lines(sc.Body) {
 		if t := strings.TrimSpace(line); t != "" && t[0] != '#' {
 			b.WriteString(line)
 		}
@@ -88,10 +94,25 @@ func (c *Carrier) run(ctx context.Context, w Way) (Conn, error) {
 // start runs the script and waits for its answer; what follows on the channel is
 // the program's.
 func (c *Carrier) start(ctx context.Context, do string) (*stream, string, error) {
-	return start(ctx, c.host, c.o.path, do, c.o.Towline, c.port)
+	return start(ctx, c.host, carrying(do, c.port, c.o))
 }
 
-func start(ctx context.Context, h Host, path, do, towline string, port int) (*stream, string, error) {
+// carrying is carry.sh with what it is to do.
+func carrying(do string, port int, o Options) Script {
+	return Script{carry, map[string]string{"tl_do": do, "tl_bin": o.Towline, "tl_port": strconv.Itoa(port), "tl_only": o.path}}
+}
+
+// Ask runs a script on the host and gives its answer, which is the host's words and
+// not yet fit to be shown. It ends what the script left running.
+func Ask(ctx context.Context, h Host, sc Script) (string, error) {
+	s, answer, err := start(ctx, h, sc)
+	if err != nil {
+		return "", err
+	}
+	return answer, s.Close()
+}
+
+func start(ctx context.Context, h Host, sc Script) (*stream, string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, errors.New("the login shell did not answer in time"))
 	defer cancel()
 	p, err := h.Exec(ctx, shell)
@@ -105,7 +126,7 @@ func start(ctx context.Context, h Host, path, do, towline string, port int) (*st
 	s.wg.Go(func() { s.listen(p.Stderr()) })
 	// A shell that never reads would block the write for ever; the end of the
 	// channel ends it.
-	s.wg.Go(func() { _, _ = io.WriteString(p.Stdin(), script(nonce, path, do, towline, port)) })
+	s.wg.Go(func() { _, _ = io.WriteString(p.Stdin(), sc.compose(nonce)) })
 	stop := context.AfterFunc(ctx, func() { _ = p.Close() })
 	answer, err := s.answer("@towline-" + nonce + " ")
 	if !stop() {
@@ -191,7 +212,7 @@ func Hold(ctx context.Context, h Host, port int, o Options) (release func(), err
 	if port < 1 || port > 65535 {
 		return nil, errors.New(strconv.Itoa(port) + " is no port")
 	}
-	s, _, err := start(ctx, h, o.path, "hold", o.Towline, port)
+	s, _, err := start(ctx, h, carrying("hold", port, o))
 	if err != nil {
 		return nil, err
 	}

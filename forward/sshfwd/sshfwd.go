@@ -89,7 +89,9 @@ type Options struct {
 	// Check finds out whether an open connection leads to what is wanted; it may
 	// talk to it, and must end with ctx. Nil: that it could be opened is enough.
 	Check func(ctx context.Context, c io.ReadWriter) error
-	Log   *slog.Logger
+	// Patience is how long one try may take; 0 is 10 s.
+	Patience time.Duration
+	Log      *slog.Logger
 
 	path string // for tests: where programs are looked for there, instead of everywhere
 }
@@ -107,6 +109,9 @@ type Carrier struct {
 func NewCarrier(h Host, port int, o Options) *Carrier {
 	if o.Name == "" {
 		o.Name = "HOST"
+	}
+	if o.Patience <= 0 {
+		o.Patience = checkTimeout
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -162,7 +167,7 @@ func (c *Carrier) Find(ctx context.Context) (Way, error) {
 
 // try opens a connection one way, checks it and closes it.
 func (c *Carrier) try(ctx context.Context, w Way) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.o.Patience, errors.New("no answer in time"))
 	defer cancel()
 	conn, err := c.open(ctx, w)
 	if err != nil {
