@@ -126,6 +126,7 @@ func TestCallbackTurnsStrangersAway(t *testing.T) {
 		{"good code, no state", base + "/auth/callback?code=" + mustQuery(t, good).Get("code"), "", 400, "State mismatch"},
 		{"unknown path", base + "/nope", "", 404, "Not Found"},
 		{"success too early", base + "/success", "", 404, "Not Found"},
+		{"failure too early", base + "/failed", "", 404, "Not Found"},
 		{"a name that was made to point here", good, "evil.example:" + itoa(a.port), 400, "Bad Request"},
 		{"a name that looks like this machine", good, "127.0.0.1.evil.example", 400, "Bad Request"},
 	} {
@@ -216,7 +217,7 @@ func TestDeniedConsent(t *testing.T) {
 	r := newRig(t, iss, t.TempDir())
 	a := r.begin(t, t.Context(), BrowserOptions{Ports: freePorts(t, 1)})
 	p, err := iss.Visit(t.Context(), a.url, false)
-	if err != nil || !strings.Contains(p.Body, "Not logged in") || !strings.Contains(p.Body, "the person said no") {
+	if err != nil || p.URL.Path != "/failed" || p.URL.RawQuery != "" || !strings.Contains(p.Body, "Not logged in") || !strings.Contains(p.Body, "the person said no") {
 		t.Errorf("page: %v %s", err, p.Body)
 	}
 	_, err = a.wait(t)

@@ -47,7 +47,7 @@ func (c *callback) server(ctx context.Context) *http.Server {
 	}
 }
 
-// ServeHTTP serves /auth/callback, /success and /cancel, to this machine's own
+// ServeHTTP serves /auth/callback, /success, /failed and /cancel, to this machine's own
 // browser only.
 func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
@@ -64,8 +64,8 @@ func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 	case r.URL.Path == "/auth/callback":
 		c.redirected(w, r)
-	case r.URL.Path == "/success":
-		c.success(w)
+	case r.URL.Path == "/success", r.URL.Path == "/failed":
+		c.last(w, r)
 	case r.URL.Path == "/cancel":
 		c.cancel(w, r)
 	default:
@@ -96,26 +96,27 @@ func (c *callback) redirected(w http.ResponseWriter, r *http.Request) {
 	if conn, ok := r.Context().Value(connKey{}).(*boundedConn); ok {
 		conn.stays.Store(true)
 	}
-	_, err = c.complete(r.Context(), q)
-	if err != nil {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		w.WriteHeader(http.StatusOK) // as Codex: the browser did nothing wrong
-		_ = failedPage.Execute(w, page{Text: err.Error(), Hints: config.Hints(err)})
-		c.seen()
-		return
+	to := "/success"
+	if _, err := c.complete(r.Context(), q); err != nil {
+		to = "/failed"
 	}
 	// Away from the address with the code in it, which would stay in the history.
-	http.Redirect(w, r, "/success", http.StatusFound)
+	http.Redirect(w, r, to, http.StatusFound)
 }
 
-func (c *callback) success(w http.ResponseWriter) {
+// last is the page a login ends at: what became of it.
+func (c *callback) last(w http.ResponseWriter, r *http.Request) {
 	s, err, ok := c.outcome()
-	if !ok || err != nil {
+	if !ok || (err != nil) != (r.URL.Path == "/failed") {
 		http.Error(w, "Not Found", http.StatusNotFound)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_ = successPage.Execute(w, page{Text: s.Account()})
+	if err != nil {
+		_ = failedPage.Execute(w, page{Text: err.Error(), Hints: config.Hints(err)})
+	} else {
+		_ = successPage.Execute(w, page{Text: s.Account()})
+	}
 	c.seen()
 }
 

@@ -30,9 +30,9 @@ type loginScreen struct {
 }
 
 func newLoginScreen(out *os.File, c credentials) *loginScreen {
-	s := &loginScreen{out: out, creds: c, tty: term.IsTerminal(int(out.Fd())), width: 80, height: 24}
+	s := &loginScreen{out: out, creds: c, tty: term.IsTerminal(int(out.Fd())) && os.Getenv("TERM") != "dumb", width: 80, height: 24}
 	s.utf8 = utf8Terminal(os.Getenv)
-	s.colour = s.tty && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	s.colour = s.tty && os.Getenv("NO_COLOR") == ""
 	if w, h, err := term.GetSize(int(out.Fd())); err == nil && w > 0 && h > 0 {
 		s.width, s.height = w, h
 	}

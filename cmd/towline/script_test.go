@@ -40,10 +40,10 @@ func TestScripts(t *testing.T) {
 			})
 			return os.MkdirAll(home, 0o700)
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		Cmds: loginCommands(map[string]func(*testscript.TestScript, bool, []string){
 			"exits":    exits,
 			"waitfile": waitFile,
-		},
+		}),
 	})
 }
 
