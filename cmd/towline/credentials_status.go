@@ -222,7 +222,7 @@ func oneProblem(err error) string {
 // places lists where credentials lie. The one in use is the login.
 func (r *credentialReport) places(ctx context.Context, c credentials) {
 	for _, at := range c.store.Places(ctx) {
-		p := placeReport{Kind: string(at.Kind), Path: printable(at.Path), Used: at.Used, Readable: at.Readable}
+		p := placeReport{Kind: string(at.Kind), Path: printable(at.Path), Used: at.Used && r.Policy.Problem == "", Readable: at.Readable}
 		if at.Err != nil {
 			p.Problem = oneProblem(at.Err)
 		} else {

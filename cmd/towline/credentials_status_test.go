@@ -71,7 +71,7 @@ func TestCredentialReportForPeople(t *testing.T) {
 		},
 		"a policy nobody can read": {
 			credentialReport{Host: "dev", Program: "towline 1", Policy: policyReport{Problem: "/etc/towline/requirements.toml: line 1: no"}},
-			[]string{"  policy     ✘ /etc/towline/requirements.toml: line 1: no\n"},
+			[]string{"  login      none may be used\n", "  policy     ✘ /etc/towline/requirements.toml: line 1: no\n"},
 			[]string{"nothing is mandated"},
 		},
 		"what a host says does not reach the terminal": {

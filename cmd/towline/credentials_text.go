@@ -23,6 +23,8 @@ func (r *credentialReport) text(now time.Time) string {
 	switch {
 	case r.Login == nil && r.LoggedIn:
 		line("login", "logged in")
+	case r.Login == nil && r.Policy.Problem != "":
+		line("login", "none may be used")
 	case r.Login == nil:
 		line("login", "none: nobody is logged in")
 	default:

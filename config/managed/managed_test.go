@@ -316,10 +316,14 @@ func TestAtStart(t *testing.T) {
 		})
 	}
 	cause := errors.New("the keyring is locked")
-	err := load(t, map[string]string{ours: `cli_auth_credentials_store = "keyring"`}).MigrateFailed(cause)
+	wrapped := &config.Problem{Stage: "keyring", Err: cause, Hints: []string{"unlock it", "set cli_auth_credentials_store = \"file\""}}
+	err := load(t, map[string]string{ours: `cli_auth_credentials_store = "keyring"`}).MigrateFailed(wrapped)
 	refused(t, err, ours, `"keyring"`)
 	if !errors.Is(err, cause) {
 		t.Error("the cause is lost")
+	}
+	if hints := strings.Join(config.Hints(err), "\n"); !strings.Contains(hints, "unlock it") || strings.Contains(hints, "cli_auth") || strings.Count(hints, "unlock it") != 1 {
+		t.Errorf("hints: %s", hints)
 	}
 }
 

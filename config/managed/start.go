@@ -1,6 +1,7 @@
 package managed
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -78,10 +79,23 @@ func (p Policy) mayLieIn(kind string) bool {
 
 // MigrateFailed is the refusal when what AtStart wanted moved could not be.
 func (p Policy) MigrateFailed(err error) error {
+	hints := []string{"see where they are: `towline credentials status`"}
+	for _, h := range config.Hints(err) {
+		if !strings.Contains(h, "cli_auth_credentials_store") { // nobody here can choose another store
+			hints = append(hints, h)
+		}
+	}
 	return &config.Problem{
 		Stage: stagePolicy,
-		Err:   fmt.Errorf("credentials must be in the store %q (set by %s), and moving them there failed: %w", p.Store.Value, p.Store.From, err),
-		Hints: []string{"see where they are: `towline credentials status`", "mend that, or remove them with `towline logout`, and start again"},
-		Exit:  config.ExitDenied,
+		Err:   fmt.Errorf("credentials must be in the store %q (set by %s), and moving them there failed: %w", p.Store.Value, p.Store.From, unadvised{err}),
+		Hints: append(hints, "mend that, or remove them with `towline logout`, and start again"), Exit: config.ExitDenied,
 	}
 }
+
+// unadvised is an error whose hints are not shown.
+type unadvised struct{ err error }
+
+func (e unadvised) Error() string { return e.err.Error() }
+
+// Is finds what the error is; there is no Unwrap, which would find its hints.
+func (e unadvised) Is(target error) bool { return errors.Is(e.err, target) }
