@@ -231,8 +231,11 @@ func told(out, errOut io.Writer, asJSON bool, host string, st custody.Stored, er
 		return err
 	}
 	name := cmp.Or(modeNames[st.Mode], st.Mode)
+	if st.Mode == string(secret.ModeChatGPT) {
+		name = "the ChatGPT login"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s has the %s now", printable(host), name)
+	fmt.Fprintf(&b, "%s has %s now", printable(host), name)
 	if st.Account != "" {
 		fmt.Fprintf(&b, ", of %s", st.Account)
 	}
