@@ -172,7 +172,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 
 	// A code typed elsewhere.
 	p := begin(t, f.laptop, "login", "--device-auth")
-	code := p.out.find(t, `\b[A-Z0-9]{4}-[A-Z0-9]{4,5}\b`)
+	code := p.out.find(t, userCode)
 	if !f.issuer.EnterCode(code, true) {
 		t.Errorf("the issuer does not know the code %q", code)
 	}
@@ -182,7 +182,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 
 	// And moved to where it is used.
 	bad(with("", "credentials", "put", "dev"))
-	good(with("", "credentials", "move", "dev"))
+	good(with("", "credentials", "move", "dev", "--replace"))
 	if text := f.laptop.Read(".codex/auth.json"); text != "" {
 		t.Error("after the move the login is still here")
 	}

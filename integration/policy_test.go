@@ -94,7 +94,7 @@ func TestManagedPolicyOfAHost(t *testing.T) {
 		t.Parallel()
 		l, i := desk(t, ours, "allowed_chatgpt_workspaces = [\"acct-company\"]\n")
 		p := begin(t, l, "login", "--device-auth")
-		code := p.out.find(t, `\b[A-Z0-9]{4}-[A-Z0-9]{4,5}\b`)
+		code := p.out.find(t, userCode)
 		if !i.EnterCode(code, true) {
 			t.Errorf("the issuer does not know the code %q", code)
 		}
@@ -104,7 +104,7 @@ func TestManagedPolicyOfAHost(t *testing.T) {
 		}
 		i.SetUser(issuertest.User{Email: "grace@example.com", Subject: "user-grace", AccountID: "acct-company", Plan: "team"})
 		p = begin(t, l, "login", "--device-auth")
-		i.EnterCode(p.out.find(t, `\b[A-Z0-9]{4}-[A-Z0-9]{4,5}\b`), true)
+		i.EnterCode(p.out.find(t, userCode), true)
 		p.succeeds(t, "grace@example.com")
 	})
 	t.Run("unreadable", func(t *testing.T) {

@@ -1,12 +1,14 @@
 package peer
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
 
 	"towline/appserver/account/issuertest"
+	"towline/appserver/engine/native/rehearsal"
 )
 
 // Issuer is the issuer of OpenAI's logins as some machines see it: by its own
@@ -16,8 +18,9 @@ type Issuer struct {
 	*issuertest.Issuer
 	*Web
 
-	mu    sync.Mutex // guards extra
-	extra *http.ServeMux
+	mu      sync.Mutex // guards what follows
+	extra   *http.ServeMux
+	bearers []string
 }
 
 // The names of OpenAI that a login or a model request asks for.
@@ -33,6 +36,33 @@ func StartIssuer(t testing.TB, o issuertest.Options, machines ...*Machine) *Issu
 	i.Serve(i, openAI, machines...)
 	t.Cleanup(func() { i.Release("") }) // before the sites close
 	return i
+}
+
+// ServeModel has the rehearsal model answer where a ChatGPT login's requests go,
+// to who brings an access token of this issuer that is good now.
+func (i *Issuer) ServeModel() {
+	model := rehearsal.Handler()
+	i.Handle("POST /backend-api/codex/responses", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || !i.Valid(token) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"error":{"message":"this token is not good","code":"token_expired"}}`)
+			return
+		}
+		i.mu.Lock()
+		i.bearers = append(i.bearers, token)
+		i.mu.Unlock()
+		r.URL.Path = "/v1/responses"
+		model.ServeHTTP(w, r)
+	}))
+}
+
+// Bearers are the access tokens the model answered to, in order.
+func (i *Issuer) Bearers() []string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return append([]string(nil), i.bearers...)
 }
 
 // Handle has another handler answer a pattern of [http.ServeMux], on every name:
