@@ -40,6 +40,8 @@ type EngineConfig struct {
 	Self    string              // path of this program, re-executed as the sandbox helper
 	// Accounts is the host's login, for the native engine; nil when there is none.
 	Accounts native.Accounts
+	// CodexHome is where Codex, and Towline with it, keeps its login; "" for nowhere.
+	CodexHome string
 	// ChatGPTBaseURL is Codex's chatgpt_base_url; empty is its default.
 	ChatGPTBaseURL string
 	Log            *slog.Logger
@@ -188,11 +190,15 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 }
 
 // hidden is what confined commands must not see: the daemon's sockets and
-// database, through which one with network could act as its user. A project
-// that lies inside stays visible, or nothing could work in it.
+// database, through which one with network could act as its user, and the login,
+// which a model must not be talked into printing. A project that lies inside stays
+// visible, or nothing could work in it.
 func (c EngineConfig) hidden() []string {
 	var out []string
-	for _, dir := range []string{c.Paths.Runtime, c.Paths.State, c.Paths.Config} {
+	for _, dir := range []string{c.Paths.Runtime, c.Paths.State, c.Paths.Config, c.CodexHome} {
+		if dir == "" {
+			continue
+		}
 		if rel, err := filepath.Rel(dir, c.Project); err == nil && filepath.IsLocal(rel) || slices.Contains(out, dir) {
 			continue
 		}

@@ -76,9 +76,12 @@ func (m *model) unauthorized(e protocol.TurnError) {
 	if string(e.CodexErrorInfo) != `"unauthorized"` {
 		return
 	}
-	m.account.why = text.CleanLine(e.Message)
+	why := text.CleanLine(e.Message)
 	if e.AdditionalDetails != nil && *e.AdditionalDetails != "" {
-		m.account.why = text.CleanLine(*e.AdditionalDetails)
+		why = text.CleanLine(*e.AdditionalDetails)
+	}
+	if !strings.HasPrefix(why, "not logged in") { // which the banner says anyway
+		m.account.why = why
 	}
 }
 

@@ -65,8 +65,12 @@ func attach(ctx context.Context, paths config.Paths, thread protocol.ThreadID, f
 	_ = probe.Close(nil)
 	d := watchDetach(ctx, paths, openUI{ComeBack: "towline attach"})
 	defer d.close()
+	var open func(string) error
+	if os.Getenv("SSH_CONNECTION") == "" { // the person sits at this machine, as its browser does
+		open = func(url string) error { return openBrowser(d.ctx, url) }
+	}
 	res, err := tui.Run(d.ctx, tui.Config{
-		Dial: dial, In: os.Stdin, Out: os.Stdout, Environ: os.Environ(), Thread: thread, NewThread: fresh,
+		Dial: dial, OpenURL: open, In: os.Stdin, Out: os.Stdout, Environ: os.Environ(), Thread: thread, NewThread: fresh,
 		Host: hostName(), Version: version(), ReattachHint: "towline attach", Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil && !d.asked() && !errors.Is(err, io.EOF) && !errors.Is(err, context.Canceled) {

@@ -139,7 +139,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
 		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
-		Accounts: login.accounts(), ChatGPTBaseURL: login.baseURL,
+		Accounts: login.accounts(), CodexHome: login.home, ChatGPTBaseURL: login.baseURL,
 	})
 	if err != nil {
 		return nil, err

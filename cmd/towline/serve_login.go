@@ -19,6 +19,7 @@ const storedTimeout = 5 * time.Second
 type servedLogin struct {
 	manager *account.Manager // nil when the stores could not be opened
 	store   *secret.Store
+	home    string // CODEX_HOME
 	baseURL string // chatgpt_base_url
 	log     *slog.Logger
 }
@@ -31,7 +32,7 @@ func hostLogin(paths config.Paths, cfg config.Config, log *slog.Logger) (servedL
 		var p *config.Problem
 		if c.policy.Err() == nil && errors.As(err, &p) && p.Stage == "config" {
 			log.Warn("no login is used", "err", err)
-			return servedLogin{log: log}, nil
+			return servedLogin{home: c.home, log: log}, nil
 		}
 		return servedLogin{}, err
 	}
@@ -39,7 +40,7 @@ func hostLogin(paths config.Paths, cfg config.Config, log *slog.Logger) (servedL
 	if err != nil {
 		return servedLogin{}, err
 	}
-	return servedLogin{manager: m, store: c.store, baseURL: c.codex.ChatGPTBaseURL.Value, log: log}, nil
+	return servedLogin{manager: m, store: c.store, home: c.home, baseURL: c.codex.ChatGPTBaseURL.Value, log: log}, nil
 }
 
 // accounts is the manager as an engine takes it; a nil one would not be nil there.

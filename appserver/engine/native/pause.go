@@ -25,7 +25,7 @@ type pauseNote struct {
 // pauseNotes say to a client that the turn waits, in two ways stock clients know:
 // a line that stays, and what their status line shows while a request is retried.
 func (l *live) pauseNotes(p agent.Pause) []pauseNote {
-	text := p.Message + ". Nothing is lost: the turn goes on once somebody has logged in, from any client or with `towline login` on the host"
+	text := "Waiting for a login: " + p.Message + ". Nothing is lost: the turn goes on once somebody has logged in, from any client or with `towline login` on the host"
 	type note struct {
 		Error     *protocol.TurnError `json:"error"`
 		WillRetry bool                `json:"willRetry"`
