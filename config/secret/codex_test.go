@@ -363,6 +363,9 @@ func TestWeWaitForRealCodexsCommitLock(t *testing.T) {
 // overwritten by what it receives.
 func TestRealCodexKeepsALoginOfOurs(t *testing.T) {
 	eachCodex(t, func(t *testing.T, c codex) {
+		if c.before169() {
+			t.Skip("this version writes what it received whatever is stored by then")
+		}
 		s := store(t, KindFile)
 		c = c.on(t, s)
 		mustSave(t, s, chatgpt("rt-1", time.Now().Add(-48*time.Hour)))

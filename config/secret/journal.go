@@ -120,7 +120,19 @@ func (s *Store) readyJournal(ctx context.Context) {
 			return
 		}
 	}
-	if s.o.Kind != KindKeyring && s.encrypted.prepare(ctx) == nil {
+	if s.o.Kind == KindKeyring {
+		return
+	}
+	// Under "auto" nobody is asked: if there is an encrypted file, Load has asked
+	// already, and if there is none, the login lies in a plain file itself.
+	err := errNoJournal
+	prepare := func() { err = s.encrypted.prepare(ctx) }
+	if s.o.Kind == KindAuto {
+		s.quietly(prepare)
+	} else {
+		prepare()
+	}
+	if err == nil {
 		k := *s.encrypted.ready
 		k.h.Purpose = forJournal
 		s.keys.ready = &k

@@ -19,8 +19,9 @@ import (
 //     third program does can prevent it.
 //   - After the answer it opens auth.lock (made 0666 less the umask) and takes
 //     flock(LOCK_EX), waiting without an end. Under it, it reads the store again,
-//     and if the refresh token there is no longer the one it spent, it drops what
-//     it received. Login and logout take this lock too.
+//     and if the refresh token there is no longer the one it spent, 0.169.0 drops
+//     what it received; 0.166.0 writes it all the same. Login and logout take this
+//     lock too.
 //   - Since 0.169.0, inside that one, auth.json.lock (made 0600) with
 //     flock(LOCK_EX|LOCK_NB), asked for every 10 ms for 5 s; then it gives up with
 //     "credential commit lock timed out", and the tokens it received are lost.
@@ -101,7 +102,7 @@ var ErrChanged = errors.New("the login was changed by another program meanwhile"
 
 // Replace journals and stores what a refresh of was received, unless the store
 // no longer holds was: then what is stored counts, now is dropped, and the error
-// is ErrChanged. Codex does the same. Call it under [Store.Lock].
+// is ErrChanged. Codex does the same since 0.169. Call it under [Store.Lock].
 func (s *Store) Replace(ctx context.Context, was, now Auth) (Where, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,7 +122,9 @@ func (s *Store) Replace(ctx context.Context, was, now Auth) (Where, error) {
 // tokens in hand are the only ones.
 func (s *Store) unchanged(was, now string) func(context.Context) error {
 	return func(ctx context.Context) error {
-		cur, _, err := s.load(ctx)
+		var cur Auth
+		var err error
+		s.quietly(func() { cur, _, err = s.load(ctx) }) // Codex waits meanwhile
 		if err != nil && !errors.Is(err, ErrNone) {
 			return ctx.Err()
 		}

@@ -24,7 +24,14 @@
 //	ephemeral  the memory of one Store
 //
 // The journal (see [Store.Journal]) holds a refreshed login for the moment until
-// it is stored. What is known of Codex's locks is in lock.go.
+// it is stored. Beside auth.json lie Codex's auth.lock and auth.json.lock, and
+// auth.towline.lock of ours; what is known of them is in lock.go. In Towline's
+// state folder, named with the hash Codex has for its home:
+//
+//	credentials-….sealed   the encrypted store
+//	keyring-….sealed       the keyring store of macOS and Windows
+//	refresh-….journal      the journal
+//	credentials-….lock     so that one process makes a key
 package secret
 
 import "errors"

@@ -213,9 +213,18 @@ func (s *Store) load(ctx context.Context) (Auth, Where, error) {
 		trouble  error
 	)
 	for _, p := range s.order() {
-		a, err := p.load(ctx)
+		var a Auth
+		var err error
+		if where.Kind == "" {
+			a, err = p.load(ctx)
+		} else { // only to see whether it is newer: nobody is asked for that
+			s.quietly(func() { a, err = p.load(ctx) })
+		}
 		switch {
 		case errors.Is(err, ErrNone):
+			if p.kind() == KindKeyring {
+				fallback = "nothing is stored there"
+			}
 			continue
 		case err != nil:
 			if ctx.Err() != nil || s.o.Kind != KindAuto {

@@ -272,6 +272,7 @@ func (k *Keyring) Items() []Item {
 				return err
 			}
 			i.Secret = string(s.Value)
+			delete(i.Attributes, "xdg:schema") // gnome-keyring's own, there after it wrote its file
 			out = append(out, i)
 		}
 		return nil
