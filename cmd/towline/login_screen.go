@@ -109,29 +109,35 @@ func cmpKind(k secret.Kind) string {
 
 // browser logs in through a browser on this machine.
 func (s *loginScreen) browser(ctx context.Context, m *account.Manager, open bool) (account.Status, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var opening sync.WaitGroup
+	defer opening.Wait()
+	defer cancel()
 	o := account.BrowserOptions{
 		Step: func(text string) { s.line("%s.", upperFirst(text)) },
 		Busy: portHolder,
 		Ready: func(url string, port int) {
-			opened := false
-			if open && port != 0 {
-				opened = openBrowser(ctx, url) == nil
-			}
-			if opened {
-				s.line("Your browser opens. If it does not, go to")
-			} else {
-				s.line("Open this in your browser:")
-			}
+			s.line("Open this in your browser, if it does not open by itself:")
 			s.line("\n%s\n", url)
-			if port == 0 {
+			switch {
+			case port == 0:
 				s.line("No port here waits for the browser. When it ends at an address that begins with")
-				s.line("http://127.0.0.1, copy that address and paste it here.")
+				s.line("http://127.0.0.1, copy that address and paste it here. Or log in with a code:")
+				s.line("`towline login --device-auth`.")
 				return
-			}
-			s.line("Waiting on port %d. Ctrl-C gives up.", port)
-			if term.IsTerminal(int(os.Stdin.Fd())) {
+			case term.IsTerminal(int(os.Stdin.Fd())):
+				s.line("Waiting on port %d. Ctrl-C gives up.", port)
 				s.line("Browser on another machine? Paste here the address it ends at, which begins with")
 				s.line("http://127.0.0.1:%d; or use `towline login --device-auth`.", port)
+			default:
+				s.line("Waiting on port %d. Ctrl-C gives up.", port)
+			}
+			if open {
+				opening.Go(func() {
+					if err := openBrowser(ctx, url); err != nil && ctx.Err() == nil {
+						s.line("No browser opens by itself here: %s.", printable(err.Error()))
+					}
+				})
 			}
 		},
 	}
