@@ -1,153 +1,313 @@
 package integration
 
 import (
+	"context"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"towline/appserver/account"
 	"towline/appserver/account/issuertest"
+	"towline/config/secret"
 	"towline/integration/peer"
 )
 
-// report is what `credentials status --json` says, as far as it is looked at here.
-type report struct {
-	LoggedIn bool
-	Login    *struct{ Mode, Email, Fingerprint string }
-	Places   []struct {
-		Kind, Path string
-		Used       bool
-	}
+// custodians are a laptop that has a credential, a host that is to have it, and a
+// way between them that can be cut.
+type custodians struct {
+	*office
+	link *peer.Link
+	// read is a file below the host's Codex folder.
+	read func(name string) string
 }
 
-func credentialsStatus(t *testing.T, l *peer.Laptop, args ...string) report {
+// newCustodians has OpenSSH on the host.
+func newCustodians(t *testing.T, a peer.Account) *custodians {
 	t.Helper()
-	res := l.Towline(append([]string{"credentials", "status", "--json"}, args...)...)
-	var r report
-	if err := json.Unmarshal([]byte(res.Stdout), &r); err != nil {
-		t.Fatalf("credentials status %q said %q, %v\n%s", args, res.Stdout, err, res.Stderr)
-	}
-	return r
+	f := newDesk(t, issuertest.Options{})
+	f.user = peer.NewUser(t, a)
+	f.user.On(f.room)
+	f.server = peer.StartOpenSSH(t, peer.OpenSSH{Machine: f.room})
+	c := &custodians{office: f, link: f.desk.Expose(f.server.Addr)}
+	c.read = func(name string) string { return f.user.Read(".codex/" + name) }
+	f.laptop.Reach("dev", f.server.At(c.link.Addr), f.user)
+	return c
 }
 
-// loginHere logs the laptop in with the issuer of the office, with a code.
-func (f *office) loginHere(t *testing.T) {
+// newDoorCustodians has Towline's own door on the host, with a role for the
+// laptop's key.
+func newDoorCustodians(t *testing.T, role string) (*custodians, *peer.Host) {
 	t.Helper()
-	p := begin(t, f.laptop, "login", "--device-auth")
-	if code := p.out.find(t, userCode); !f.issuer.EnterCode(code, true) {
-		t.Fatalf("the issuer does not know the code %q", code)
+	f := newDesk(t, issuertest.Options{})
+	codexHome := t.TempDir()
+	h := peer.Start(t, peer.HostConfig{Machine: f.room, Role: "admin", Env: []string{"CODEX_HOME=" + codexHome, "OPENAI_API_KEY=sk-the-daemons-own"}})
+	k := f.laptop.Key
+	k.Line = `environment="TOWLINE_ROLE=` + role + `" ` + k.Line
+	h.Authorize(k)
+	f.server = h.Server()
+	c := &custodians{office: f, link: f.desk.Expose(f.server.Addr)}
+	c.read = func(name string) string {
+		raw, _ := os.ReadFile(filepath.Join(codexHome, name))
+		return string(raw)
 	}
-	p.succeeds(t, "grace@example.com")
+	f.laptop.Reach("dev", f.server.At(c.link.Addr), nil)
+	return c, h
 }
 
-// userCode is a device code of issuertest's.
-const userCode = `\b[A-Z0-9]{4}-[A-Z0-9]{4,5}\b`
-
-// An API key goes to a host with a stock Codex, which then has it: the
-// fingerprints of both ends are one.
-func TestPutAnAPIKeyOnAHost(t *testing.T) {
-	t.Parallel()
-	f := newOffice(t, peer.Account{}, peer.OpenSSH{NoForwarding: true}, issuertest.Options{})
-	f.user.Place(peer.Binary(t), ".local/bin/towline")
-	c := peer.Codexes(t)[0]
-	s := &session{Laptop: f.laptop}
-	const key = "sk-towline-0123456789abcdef"
-	if out, err := s.with(t, key+"\n", peer.Binary(t), "login", "--with-api-key"); err != nil {
-		t.Fatalf("login: %v\n%s", err, out)
+// logIn gives the laptop a ChatGPT login, as Codex would have left it there.
+func (c *custodians) logIn() issuertest.Tokens {
+	tok := c.issuer.Login(issuertest.User{})
+	a := secret.Auth{
+		Mode: secret.ModeChatGPT, LastRefresh: time.Now(),
+		Tokens: &secret.Tokens{
+			IDToken: tok.ID, AccessToken: tok.Access, RefreshToken: tok.Refresh, AccountID: tok.AccountID,
+			Issuer: account.OpenAIIssuer, ClientID: account.OpenAIClientID, LoginOwnerID: "owner",
+		},
 	}
-	if r := f.laptop.Towline("credentials", "put", "dev"); r.Code != 0 || !strings.Contains(r.Stdout+r.Stderr, "auth.json") {
-		t.Fatalf("put ended with %+v", r)
-	}
-	here, there := credentialsStatus(t, f.laptop), credentialsStatus(t, f.laptop, "dev")
-	if !there.LoggedIn || there.Login.Fingerprint != here.Login.Fingerprint {
-		t.Errorf("here %+v, there %+v", here.Login, there.Login)
-	}
-	if out, err := codexSays(t, f.user, c.Bin, "login", "status"); err != nil || !strings.Contains(out, "API key") {
-		t.Errorf("codex login status: %v\n%s", err, out)
-	}
-	private(t, f.user)
+	c.laptop.Write(".codex/auth.json", string(a.File()), 0o600)
+	return tok
 }
 
-// A ChatGPT login is never in two places: put refuses and says what to do
-// instead, and a move ends with one holder, who can go on with it.
-func TestChatGPTLoginHasOneHolder(t *testing.T) {
-	t.Parallel()
-	f := newOffice(t, peer.Account{}, peer.OpenSSH{NoForwarding: true}, issuertest.Options{})
-	f.user.Place(peer.Binary(t), ".local/bin/towline")
-	f.loginHere(t)
-	r := f.laptop.Towline("credentials", "put", "dev")
-	if r.Code == 0 {
-		t.Errorf("put copied it: %+v", r)
+// with runs towline on the laptop with that on its standard input.
+func (c *custodians) with(t *testing.T, stdin string, args ...string) peer.Result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*peer.Patience)
+	defer cancel()
+	cmd := c.laptop.Command(ctx, append([]string{peer.Binary(t)}, args...)...)
+	cmd.Stdin = strings.NewReader(stdin)
+	var out, errs collected
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	_ = cmd.Run() // the status says it
+	return peer.Result{Stdout: out.String(), Stderr: errs.String(), Code: cmd.ProcessState.ExitCode()}
+}
+
+// told fails unless all of want is in the result.
+func told(t *testing.T, r peer.Result, code int, want ...string) {
+	t.Helper()
+	if r.Code != code {
+		t.Errorf("exit status %d, want %d: %s%s", r.Code, code, r.Stdout, r.Stderr)
 	}
-	for _, want := range []string{"towline login dev", "credentials move dev", "--lend-credentials"} {
-		if !strings.Contains(r.Stderr, want) {
-			t.Errorf("the refusal does not offer %q:\n%s", want, r.Stderr)
+	for _, w := range want {
+		if !strings.Contains(r.Stdout+r.Stderr, w) {
+			t.Errorf("nothing says %q: %s%s", w, r.Stdout, r.Stderr)
 		}
 	}
-	if there := credentialsStatus(t, f.laptop, "dev"); there.LoggedIn {
-		t.Errorf("the host is logged in: %+v", there)
-	}
+}
 
-	if r := f.laptop.Towline("credentials", "move", "dev"); r.Code != 0 || !strings.Contains(r.Stdout+r.Stderr, "acct-tow") {
-		t.Fatalf("move ended with %+v", r)
+// onHost holds that the login is on the host alone and works there, and that
+// nobody used a token twice.
+func (c *custodians) onHost(t *testing.T, was issuertest.Tokens) {
+	t.Helper()
+	if text := c.laptop.Read(".codex/auth.json"); text != "" {
+		t.Error("the laptop still has a login")
 	}
-	if here := credentialsStatus(t, f.laptop); here.LoggedIn || len(here.Places) > 0 {
-		t.Errorf("it is still here: %+v", here)
+	if _, err := os.Stat(c.laptop.Path(".local/state/towline/moving.json")); err == nil {
+		t.Error("the laptop still has a copy aside")
 	}
-	if there := credentialsStatus(t, f.laptop, "dev"); !there.LoggedIn || there.Login.Email != "grace@example.com" {
-		t.Errorf("it is not there: %+v", there)
+	a, err := secret.Parse([]byte(c.read("auth.json")))
+	if err != nil || a.Tokens == nil || a.Tokens.RefreshToken == was.Refresh || a.Tokens.LoginOwnerID != "owner" {
+		t.Fatalf("the host has %v, %v", a, err)
 	}
-	c := peer.Codexes(t)[0]
-	if out, err := codexSays(t, f.user, c.Bin, "login", "status"); err != nil || !strings.Contains(out, "Logged in using ChatGPT") {
-		t.Errorf("codex login status: %v\n%s", err, out)
+	if n := c.issuer.Reused(); n != 0 {
+		t.Errorf("%d tokens were used twice", n)
 	}
-	if again := f.issuer.Reused(); again != 0 {
-		t.Errorf("a used refresh token came back %d times", again)
+	if !c.issuer.Valid(a.Tokens.AccessToken) {
+		t.Error("what the host has does not work")
 	}
 }
 
-// A host works with the login that was made from the laptop. When the login ends,
-// the work waits; logged in again from the laptop, it goes on, and nothing was
-// lost.
-func TestWorkWaitsForALogin(t *testing.T) {
+// A host with nothing but a Codex: Codex takes the key by its own rules, from its
+// standard input, and says that it has it.
+func TestPutOnAHostWithCodexAlone(t *testing.T) {
 	t.Parallel()
-	f := newOffice(t, peer.Account{}, peer.OpenSSH{}, issuertest.Options{})
-	f.issuer.ServeModel()
-	f.user.Place(peer.Binary(t), ".local/bin/towline")
-	f.user.Write(".config/towline/config.toml", "[engine]\nkind = \"native\"\n[engine.native]\nmodel = \"gpt-5.5\"\n", 0o600)
-	f.user.Mkdir("src/shop")
-	login := f.laptop.OpenTowline(120, 30, "login", "dev")
-	f.agree(t, f.opened(t, 1))
-	login.Wait("[exit 0]")
+	peer.EachCodex(t, func(t *testing.T, x peer.Codex) {
+		t.Parallel()
+		c := newCustodians(t, peer.Account{Files: map[string]string{".bashrc": "export PATH=\"$HOME/tools/bin:$PATH\"\necho welcome\n"}})
+		bin := c.user.Place(x.Bin, "tools/bin/codex")
+		const key = "sk-host-0123456789abcdef-key"
+		canary := peer.NewCanary(t)
+		r := c.with(t, key+canary.Value+"\n", "credentials", "put", "dev", "--api-key")
+		told(t, r, 0, "dev has the API key now", "codex", "fingerprint")
+		canary.Absent("what put says", r.Stdout+r.Stderr)
+		if !strings.Contains(c.read("auth.json"), key+canary.Value) {
+			t.Error("codex did not store it")
+		}
+		if out, err := codexSays(t, c.user, bin, "login", "status"); err != nil || !strings.Contains(out, "sk-host-") {
+			t.Errorf("codex login status: %v\n%s", err, out)
+		}
+		r = c.with(t, key, "credentials", "put", "dev", "--api-key", "--json")
+		var got struct {
+			OK                             bool
+			Host, Mode, Store, Fingerprint string
+		}
+		if err := json.Unmarshal([]byte(r.Stdout), &got); err != nil || !got.OK || got.Host != "dev" || got.Mode != "apikey" || got.Store != "codex" || got.Fingerprint == "" || r.Stderr != "" {
+			t.Errorf("%+v, %v, %+v", got, err, r)
+		}
+		// What only Towline can do is said before anything is sent.
+		told(t, c.with(t, "tow_0123456789", "credentials", "put", "dev", "--towline-token"), 4, "error: find", "--install")
+		c.logIn()
+		told(t, c.with(t, "", "credentials", "move", "dev"), 4, "error: find", "moving a login there", "--install")
+		if c.laptop.Read(".codex/auth.json") == "" {
+			t.Error("the login is gone")
+		}
+		// A login that renews itself is not lost to a key by accident.
+		c.user.Write(".codex/auth.json", c.laptop.Read(".codex/auth.json"), 0o600)
+		told(t, c.with(t, key, "credentials", "put", "dev", "--api-key"), 1, "a ChatGPT login, which would be lost", "--replace")
+		told(t, c.with(t, key, "credentials", "put", "dev", "--api-key", "--replace"), 0, "API key")
+	})
+}
 
-	term := f.laptop.OpenTowline(120, 30, "dev", "--project", f.user.Path("src/shop"))
-	term.Wait("? help")
-	hello(term)
-
-	// The token alone is rejected: one refresh, and nobody notices.
-	f.issuer.ExpireAccess()
-	say(term, "say it goes on")
-	term.Wait("it goes on")
-	term.WaitGone("● working")
-
-	f.issuer.RevokeAll()
-	say(term, "say it was worth waiting for")
-	term.Wait("login expired")
-	again := f.laptop.OpenTowline(120, 30, "login", "dev")
-	f.agree(t, f.opened(t, 2))
-	again.Wait("[exit 0]")
-	term.WaitGone("login expired")
-	term.WaitGone("● working")
-	term.Wait("it was worth waiting for")
-	quit(term)
-
-	seen := map[string]bool{}
-	for _, b := range f.issuer.Bearers() {
-		seen[b] = true
+// A host with Towline: what is put is stored where Codex finds it, and written
+// into the audit, whether a daemon holds that file or not.
+func TestPutIsStoredAndAudited(t *testing.T) {
+	t.Parallel()
+	c := newCustodians(t, peer.Account{})
+	c.user.Place(peer.Binary(t), ".local/bin/towline")
+	c.user.Rehearse()
+	const key = "sk-host-0123456789abcdef-key"
+	r := c.with(t, key, "credentials", "put", "dev", "--api-key")
+	told(t, r, 0, "dev has the API key now", "auth.json", "fingerprint")
+	audit := func() string { return c.user.Read(".local/state/towline/audit.jsonl") }
+	if !strings.Contains(audit(), `"event":"credential.put"`) || !strings.Contains(audit(), `"fingerprint":"`) {
+		t.Errorf("audit:\n%s", audit())
 	}
-	if len(seen) != 3 {
-		t.Errorf("the model was asked with %d tokens", len(seen))
+	if out, err := codexSays(t, c.user, peer.Codexes(t)[0].Bin, "login", "status"); err != nil || !strings.Contains(out, "sk-host-") {
+		t.Errorf("codex login status: %v\n%s", err, out)
 	}
-	if again := f.issuer.Reused(); again != 0 {
-		t.Errorf("a used refresh token came back %d times", again)
+
+	run := func(args ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), peer.Patience)
+		defer cancel()
+		out, err := c.user.Command(ctx, append([]string{c.user.Path(".local/bin/towline")}, args...)...).CombinedOutput()
+		if err != nil {
+			t.Errorf("%q on the host: %v\n%s", args, err, out)
+		}
+		return string(out)
 	}
+	run("app-server", "start")
+	told(t, c.with(t, "tow_0123456789", "credentials", "put", "dev", "--towline-token"), 0, "dev has the", "client_token")
+	if got := c.user.Read(".local/state/towline/client_token"); got != "tow_0123456789" {
+		t.Errorf("the token is %q", got)
+	}
+	if !strings.Contains(audit(), `"kind":"towline-token"`) {
+		t.Errorf("with a daemon, the audit is\n%s", audit())
+	}
+	run("app-server", "stop")
+	if out := run("audit", "verify"); !strings.Contains(out, "the chain is whole") {
+		t.Error(out)
+	}
+	if strings.Contains(audit(), key) || strings.Contains(audit(), "tow_0123456789") {
+		t.Error("the audit holds a secret")
+	}
+
+	// What this machine is logged in with goes too, unless it renews itself.
+	told(t, c.with(t, "", "credentials", "put", "dev"), 2, "error: put", "not logged in", "--api-key")
+	c.laptop.Write(".codex/auth.json", string(secret.Auth{Mode: secret.ModeAPIKey, APIKey: key + "-2"}.File()), 0o600)
+	told(t, c.with(t, "", "credentials", "put", "dev"), 0, "API key")
+	if !strings.Contains(c.read("auth.json"), key+"-2") {
+		t.Error("the laptop's own key did not arrive")
+	}
+	c.logIn()
+	told(t, c.with(t, "", "credentials", "put", "dev"), 1, "error: put", "is not copied", "towline login dev", "towline credentials move dev", "towline dev --lend-credentials")
+	if !strings.Contains(c.read("auth.json"), key+"-2") {
+		t.Error("something arrived all the same")
+	}
+}
+
+// Through Towline's own door: an admin may, others may not, and both are written
+// down. Nothing of the daemon's environment counts.
+func TestPutThroughTowlinesDoor(t *testing.T) {
+	t.Parallel()
+	t.Run("admin", func(t *testing.T) {
+		t.Parallel()
+		c, h := newDoorCustodians(t, "admin")
+		told(t, c.with(t, "sk-host-0123456789abcdef-key", "credentials", "put", "dev", "--api-key"), 0, "API key", "auth.json")
+		if !strings.Contains(c.read("auth.json"), "sk-host-0123456789abcdef-key") {
+			t.Errorf("the host has %q", c.read("auth.json"))
+		}
+		raw, err := os.ReadFile(filepath.Join(h.Home, "audit.jsonl"))
+		if err != nil || !strings.Contains(string(raw), `"event":"credential.put"`) || !strings.Contains(string(raw), `"command":"credentials receive"`) {
+			t.Errorf("audit: %v\n%s", err, raw)
+		}
+	})
+	t.Run("operator", func(t *testing.T) {
+		t.Parallel()
+		c, h := newDoorCustodians(t, "operator")
+		told(t, c.with(t, "sk-host-0123456789abcdef-key", "credentials", "put", "dev", "--api-key"), 4, "error: version", `needs the role \"admin\"`, "ssh dev help")
+		if c.read("auth.json") != "" {
+			t.Error("it was stored")
+		}
+		raw, err := os.ReadFile(filepath.Join(h.Home, "audit.jsonl"))
+		if err != nil || !strings.Contains(string(raw), `"event":"ssh.refused"`) {
+			t.Errorf("audit: %v\n%s", err, raw)
+		}
+	})
+}
+
+// The link breaks while the issuer renews the login for the host. Whether the
+// laptop's command lives on or was killed, the host's word is heard in the end, and
+// the login has one holder all along.
+func TestMoveOverALinkThatBreaks(t *testing.T) {
+	t.Parallel()
+	setUps := map[string]func(t *testing.T) *custodians{
+		"OpenSSH": func(t *testing.T) *custodians {
+			c := newCustodians(t, peer.Account{})
+			c.user.Place(peer.Binary(t), ".local/bin/towline")
+			return c
+		},
+		"Towline's door": func(t *testing.T) *custodians { c, _ := newDoorCustodians(t, "admin"); return c },
+	}
+	for name, setUp := range setUps {
+		for _, killed := range []bool{false, true} {
+			label := name
+			if killed {
+				label += ", and the laptop's command is killed"
+			}
+			t.Run(label, func(t *testing.T) {
+				t.Parallel()
+				c := setUp(t)
+				was := c.logIn()
+				c.issuer.Hold("/oauth/token")
+				p := begin(t, c.laptop, "credentials", "move", "dev")
+				peer.Eventually(t, "the host asking the issuer", func() bool { return c.issuer.Count("/oauth/token") > 0 })
+				if c.laptop.Read(".codex/auth.json") != "" {
+					t.Error("the host may have the login, and the laptop can still use it")
+				}
+				if killed {
+					p.cancel()
+					<-p.ended
+				}
+				c.link.Cut()
+				if killed {
+					told(t, c.with(t, "", "credentials", "move", "dev"), 4, "error:")
+				}
+				c.link.Mend()
+				c.issuer.Release("/oauth/token")
+				if killed {
+					told(t, c.with(t, "", "credentials", "move", "dev"), 0, "is not over; asking the host", "dev has the ChatGPT login")
+				} else {
+					p.succeeds(t, "asking again", "dev has the ChatGPT login")
+				}
+				c.onHost(t, was)
+			})
+		}
+	}
+}
+
+// A host with nothing: this program is put there first, and the login after it.
+func TestMoveToAHostWithNothing(t *testing.T) {
+	t.Parallel()
+	c := newCustodians(t, peer.Account{})
+	was := c.logIn()
+	told(t, c.with(t, "", "credentials", "move", "dev"), 4, "error: find", "--install")
+	told(t, c.with(t, "", "credentials", "move", "dev", "--install"), 0, "dev has the ChatGPT login", "auth.json")
+	c.onHost(t, was)
+	if out, err := codexSays(t, c.user, peer.Codexes(t)[0].Bin, "login", "status"); err != nil || !strings.Contains(out, "Logged in using ChatGPT") {
+		t.Errorf("codex login status: %v\n%s", err, out)
+	}
+	told(t, c.with(t, "", "credentials", "move", "dev"), 1, "error: move", "not logged in")
 }

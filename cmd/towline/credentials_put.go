@@ -60,7 +60,6 @@ func newCredentialsPut() *cobra.Command {
 	f.BoolVar(&o.replace, "replace", false, "give up a login that is on HOST for it")
 	f.BoolVar(&o.install, "install", false, "put this version of Towline there first, without asking")
 	f.BoolVar(&o.asJSON, "json", false, "print one JSON object")
-	c.MarkFlagsMutuallyExclusive("api-key", "access-token", "towline-token")
 	return c
 }
 
@@ -103,7 +102,15 @@ func putCredential(ctx context.Context, o *putOptions, host string, errOut io.Wr
 
 // given finds out what to put, and asks for it.
 func (o *putOptions) given(ctx context.Context, host string, errOut io.Writer) (given, error) {
+	n := 0
+	for _, set := range []bool{o.apiKey, o.accessToken, o.towlineToken} {
+		if set {
+			n++
+		}
+	}
 	switch {
+	case n > 1:
+		return given{}, wrongPut(errors.New("--api-key, --access-token and --towline-token exclude each other"), "name one of them")
 	case o.apiKey:
 		return o.read(ctx, custody.KindAPIKey, "API key", "printenv OPENAI_API_KEY | towline credentials put "+host+" --api-key", host, errOut)
 	case o.accessToken:
@@ -218,6 +225,12 @@ func notCopied(host string) error {
 	}
 }
 
+// givenNames are the modes as things that a host has.
+var givenNames = map[string]string{
+	string(secret.ModeAPIKey): "API key", string(secret.ModeChatGPT): "ChatGPT login",
+	string(secret.ModePAT): "personal access token", string(secret.ModeAgent): "agent identity",
+}
+
 // told says what became of a put or move, for a person or a script.
 func told(out, errOut io.Writer, asJSON bool, host string, st custody.Stored, err error) error {
 	if asJSON {
@@ -230,12 +243,9 @@ func told(out, errOut io.Writer, asJSON bool, host string, st custody.Stored, er
 	if err != nil {
 		return err
 	}
-	name := cmp.Or(modeNames[st.Mode], st.Mode)
-	if st.Mode == string(secret.ModeChatGPT) {
-		name = "the ChatGPT login"
-	}
+	name := cmp.Or(givenNames[st.Mode], st.Mode)
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s has %s now", printable(host), name)
+	fmt.Fprintf(&b, "%s has the %s now", printable(host), name)
 	if st.Account != "" {
 		fmt.Fprintf(&b, ", of %s", st.Account)
 	}
