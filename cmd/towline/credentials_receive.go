@@ -175,8 +175,8 @@ func (h *receiving) room(ctx context.Context, a secret.Auth, replace bool) error
 		return nil // a key in the place of a key is what put is for
 	case err != nil:
 		return err
-	case !a.Empty() && custody.MarkOf(was) == custody.MarkOf(a) && was.Mode == a.Mode:
-		return nil
+	case sameOwner(was, a):
+		return nil // it is a login of theirs in the place of another
 	}
 	text := "an " + strings.ToLower(modeNames[string(was.Mode)])
 	if was.Mode == secret.ModeChatGPT {
@@ -191,6 +191,16 @@ func (h *receiving) room(ctx context.Context, a secret.Auth, replace bool) error
 		Stage: custody.StageStore, Err: fmt.Errorf("there is %s here already, which would be lost", text), Exit: config.ExitFailure,
 		Hints: []string{"see it: `towline credentials status`", "give it up by adding --replace"},
 	}
+}
+
+// sameOwner reports whether two ChatGPT logins are of one person in one workspace.
+func sameOwner(a, b secret.Auth) bool {
+	if a.Mode != secret.ModeChatGPT || b.Mode != a.Mode || a.Tokens == nil || b.Tokens == nil || a.Tokens.AccountID != b.Tokens.AccountID {
+		return false
+	}
+	x, err1 := secret.Claims(a.Tokens.IDToken)
+	y, err2 := secret.Claims(b.Tokens.IDToken)
+	return err1 == nil && err2 == nil && x.Subject == y.Subject && x.Subject != ""
 }
 
 // putToken keeps an access token of another Towline.
