@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"towline/config"
 	"towline/config/managed"
 	"towline/config/secret"
+	"towline/forward/custody"
 )
 
 // Limits of looking at credentials.
@@ -50,7 +52,7 @@ type credentialReport struct {
 
 // loginReport is one credential, without what makes it one.
 type loginReport struct {
-	Mode        string     `json:"mode"` // apikey, chatgpt, personalAccessToken, agentIdentity, chatgptAuthTokens (lent)
+	Mode        string     `json:"mode"` // apikey, chatgpt, personalAccessToken, agentIdentity, chatgptAuthTokens (lent), towlineToken
 	Email       string     `json:"email,omitempty"`
 	Plan        string     `json:"plan,omitempty"`
 	AccountID   string     `json:"accountId,omitempty"` // the ChatGPT workspace
@@ -69,7 +71,7 @@ type storeReport struct {
 
 // placeReport is one place a credential lies in.
 type placeReport struct {
-	Kind     string       `json:"kind"`
+	Kind     string       `json:"kind"` // file, keyring, encrypted, journal, leftover, codex-secrets, moving, client
 	Path     string       `json:"path"`
 	Used     bool         `json:"used"`
 	Mode     string       `json:"fileMode,omitempty"` // where Codex alone is there: as ls prints it
@@ -171,6 +173,7 @@ func lookAtCredentials(ctx context.Context, paths config.Paths, cfg config.Confi
 	r.Policy.Files = append(r.Policy.Files, c.policy.Files...)
 	r.Policy.Mandates = c.policy.Lines()
 	r.places(ctx, c)
+	r.besides(paths, c)
 	r.lock(c.store)
 	r.environment(paths)
 	r.override(c)
@@ -243,6 +246,45 @@ func (r *credentialReport) places(ctx context.Context, c credentials) {
 		}
 		r.Places = append(r.Places, p)
 	}
+}
+
+// Places that are no store of a login.
+const (
+	placeMoving = "moving" // a login on its way to another machine, kept aside
+	placeClient = "client" // what this machine shows to another Towline
+)
+
+// besides lists what lies in Towline's own folder.
+func (r *credentialReport) besides(paths config.Paths, c credentials) {
+	m, err := custody.Ledger{Path: paths.Moving()}.Pending()
+	switch {
+	case err != nil:
+		r.Places = append(r.Places, placeReport{Kind: placeMoving, Path: paths.Moving(), Problem: oneProblem(err)})
+	case m != nil:
+		p := placeReport{Kind: placeMoving, Path: paths.Moving(), Login: &loginReport{
+			Mode: string(secret.ModeChatGPT), Email: printable(m.Email), AccountID: printable(m.Account), Fingerprint: m.Fingerprint,
+		}}
+		if r.Policy.Problem == "" {
+			if err := c.policy.CheckPlace(secret.Place{Kind: placeMoving, Path: p.Path, Plain: true}); err != nil {
+				p.Forbids = oneProblem(err)
+			}
+		}
+		r.Places = append(r.Places, p)
+		r.Notes = append(r.Notes, "this login is being moved to "+printable(m.Host)+" since "+m.Since.Local().Format(time.DateTime)+
+			"; bring that to an end: `towline credentials move "+shellWord(printable(m.Host))+"`")
+	}
+	raw, err := os.ReadFile(paths.ClientToken())
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	p := placeReport{Kind: placeClient, Path: paths.ClientToken(), Login: &loginReport{Mode: modeTowlineToken, Fingerprint: fingerprintOf(custody.KindTowline, string(raw))}}
+	if err == nil {
+		err = config.PrivateFile(p.Path)
+	}
+	if err != nil {
+		p.Login, p.Problem = nil, oneProblem(err)
+	}
+	r.Places = append(r.Places, p)
 }
 
 // describeLogin is a credential without what makes it one.

@@ -55,7 +55,7 @@ func (r *credentialReport) text(now time.Time) string {
 		if p.Login != nil {
 			what = p.Login.who()
 		}
-		if !p.Used && p.Login != nil {
+		if !p.Used && p.Login != nil && p.Kind != placeMoving && p.Kind != placeClient {
 			what += ", not used"
 		}
 		if p.Mode != "" {
@@ -127,7 +127,7 @@ func overrideText(name string) string {
 // modeNames are the modes as people know them.
 var modeNames = map[string]string{
 	"apikey": "an API key", "chatgpt": "ChatGPT", "personalAccessToken": "a personal access token",
-	"agentIdentity": "an agent identity", modeLent: "ChatGPT, lent",
+	"agentIdentity": "an agent identity", modeLent: "ChatGPT, lent", modeTowlineToken: "a token of another Towline",
 }
 
 // who is the account in a line.
