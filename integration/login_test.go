@@ -420,6 +420,8 @@ func TestLoginWhereACodexLoginIsWaiting(t *testing.T) {
 			}
 			f.room.WaitListener(1455)
 			term := f.laptop.OpenTowline(120, 30, "login", "dev")
+			term.Wait("End it and begin yours?") // whose it is nobody knows but the person
+			term.Keys("y", "Enter")
 			f.agree(t, f.opened(t, 1))
 			term.Wait("[exit 0]", "grace@example.com")
 			if err := old.Wait(); err == nil || !strings.Contains(said.String(), "cancel") {

@@ -25,7 +25,8 @@ type Holder struct {
 	Mine    bool   // it is a process of this user's
 	Args    []string
 
-	self bool // it runs this very program
+	self    bool // it runs this very program
+	guessed bool // it hides its files, and is only likely to be it
 }
 
 // String names it for a line: "codex (pid 812, user ana)".
@@ -87,9 +88,13 @@ func isCodex(program string) bool {
 // FindHolder says who listens on a port of this machine's loopback. It takes
 // milliseconds, bounded by ctx; what cannot be seen stays empty.
 func FindHolder(ctx context.Context, port int) Holder {
-	ctx, cancel := context.WithTimeout(ctx, probeWait)
+	ctx, cancel := context.WithTimeout(ctx, 2*probeWait)
 	defer cancel()
-	return findHolder(ctx, port)
+	h := findHolder(ctx, port)
+	if h.guessed && isCodex(h.Program) && ask(ctx, port) != aLogin {
+		h = Holder{User: h.User, Mine: h.Mine} // a Codex that does something else
+	}
+	return h
 }
 
 // answers are what may be at a port.

@@ -3,6 +3,7 @@ package login
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -41,7 +43,7 @@ func findHolder(ctx context.Context, port int) Holder {
 	if u, err := user.LookupId(h.User); err == nil {
 		h.User = u.Username
 	}
-	h.process(ctx, s)
+	h.process(ctx, s, port)
 	return h
 }
 
@@ -77,16 +79,17 @@ func listening(table io.Reader, port int) (socket, bool) {
 	return socket{}, false
 }
 
-// process finds the one that has the socket open. Programs that guard secrets, as
-// Codex does, hide their files even from their own user: a Codex of the socket's
-// user that hides them is taken to be it when nobody else is.
-func (h *Holder) process(ctx context.Context, s socket) {
+// process finds the one that has the socket open. Others' processes hide their
+// files, and so do programs that guard secrets, as Codex does, even from their own
+// user. Then one whose command line names the port is taken to be it, or else a
+// Codex that hides from its user.
+func (h *Holder) process(ctx context.Context, s socket, port int) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return
 	}
 	want := "socket:[" + s.inode + "]"
-	hidden := 0
+	named, codex, login := 0, 0, 0
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil {
@@ -97,8 +100,16 @@ func (h *Holder) process(ctx context.Context, s socket) {
 		}
 		dir := "/proc/" + e.Name() + "/fd"
 		fds, err := os.ReadDir(dir)
-		if errors.Is(err, fs.ErrPermission) && hidden == 0 && uidOf(pid) == s.uid && isCodex(comm(pid)) {
-			hidden = pid
+		if errors.Is(err, fs.ErrPermission) && uidOf(pid) == s.uid {
+			args := cmdline(pid)
+			switch {
+			case namesPort(args, port):
+				named = pid
+			case h.Mine && isCodex(comm(pid)) && slices.Contains(args, "login"):
+				login = pid
+			case h.Mine && isCodex(comm(pid)):
+				codex = pid
+			}
 		}
 		for _, fd := range fds {
 			if to, err := os.Readlink(dir + "/" + fd.Name()); err == nil && to == want {
@@ -107,9 +118,19 @@ func (h *Holder) process(ctx context.Context, s socket) {
 			}
 		}
 	}
-	if hidden != 0 {
-		h.describe(hidden)
+	if pid := cmp.Or(named, login, codex); pid != 0 {
+		h.describe(pid)
+		h.guessed = true
 	}
+}
+
+// namesPort reports whether a command line has the port as an argument of its own
+// or at the end of an address.
+func namesPort(args []string, port int) bool {
+	p := strconv.Itoa(port)
+	return slices.ContainsFunc(args, func(a string) bool {
+		return a == p || strings.HasSuffix(a, ":"+p) || strings.HasSuffix(a, "="+p)
+	})
 }
 
 // describe fills in what is to be known of a process.

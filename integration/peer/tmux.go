@@ -51,7 +51,7 @@ func Lacking(t testing.TB, what string) {
 
 // Open runs argv in a terminal of cols x rows with exactly the environment env
 // (nil: a plain one) plus TERM. The terminal stays when the program ends, and
-// then shows its exit status as [exit N].
+// then shows its exit status as [exit N]; Ctrl-C is for the program alone.
 func Open(t testing.TB, cols, rows int, env []string, argv ...string) *Terminal {
 	t.Helper()
 	Need(t, "tmux")
@@ -72,7 +72,7 @@ func Open(t testing.TB, cols, rows int, env []string, argv ...string) *Terminal 
 	for _, kv := range env {
 		script.WriteString(" " + quote(kv))
 	}
-	script.WriteString(" sh -c " + quote(`"$@"; printf '\n[exit %d]\n' $?; exec sleep 3600`) + " sh")
+	script.WriteString(" sh -c " + quote(`trap : INT; "$@"; printf '\n[exit %d]\n' $?; exec sleep 3600`) + " sh")
 	for _, a := range argv {
 		script.WriteString(" " + quote(a))
 	}
