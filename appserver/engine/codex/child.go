@@ -19,6 +19,7 @@ const (
 type child struct {
 	cmd    *exec.Cmd
 	said   tail          // the end of its standard error
+	proxy  string        // the one in its environment that a Network named
 	exited chan struct{} // closed when it is gone and reaped
 	err    error         // how it ended; valid once exited
 }
@@ -27,6 +28,9 @@ type child struct {
 func startChild(c Config, path, url string) (*child, error) {
 	ch := &child{cmd: exec.Command(path, "app-server", "--listen", url), exited: make(chan struct{})} //nolint:noctx // stop ends it, in steps
 	ch.cmd.Env, ch.cmd.Dir, ch.cmd.Stderr = c.environ(), c.Cwd, &ch.said
+	if proxy, bypass, _ := c.wanted(); proxy != "" {
+		ch.cmd.Env, ch.proxy = withProxy(ch.cmd.Env, proxy, bypass), proxy
+	}
 	ch.cmd.WaitDelay = pipeTimeout
 	ownGroup(ch.cmd)
 	endWithParent(ch.cmd)

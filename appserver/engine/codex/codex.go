@@ -65,7 +65,10 @@ type Config struct {
 	// DrainTimeout is how long running turns may take to end when Run stops;
 	// zero means ten seconds.
 	DrainTimeout time.Duration
-	Log          *slog.Logger // nil discards
+	// Network says how the app-server we start gets to the network; nil leaves it to
+	// Environ.
+	Network Network
+	Log     *slog.Logger // nil discards
 }
 
 func (c Config) withDefaults() Config {
@@ -124,6 +127,7 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	state   protocol.EngineState
 	socket  string // of the server in use; meaningful when ready
+	proxy   ProxyUse
 	changed chan struct{}
 }
 

@@ -35,6 +35,7 @@ type fault struct {
 	detail string
 	absent bool // no program to start: waiting will not help, installing will
 	served bool // it had been answering
+	renew  bool // it was well, and is started anew at once
 }
 
 func (f *fault) Error() string { return f.err.Error() }
@@ -52,6 +53,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		}
 		if time.Since(began) >= stableAfter {
 			e.retry.reset()
+		}
+		if f.renew {
+			e.cfg.Log.Info("codex is started anew", "why", f.Error())
+			e.retry.reset()
+			early = 0
+			e.set(protocol.EngineState{State: stateRestarting, Problem: f.Error()}, "")
+			continue
 		}
 		delay := e.retry.next()
 		st := protocol.EngineState{State: stateRestarting, Problem: f.Error(), Hints: f.hints, Detail: f.detail}
@@ -152,6 +160,7 @@ func (e *Engine) joined(ctx context.Context, w *watch, socket string) *fault {
 			absent: true,
 		}
 	}
+	defer e.setProxy(ProxyNone)
 	e.follow(ctx, w, socket, nil)
 	return &fault{err: errors.New("the Codex daemon that Towline had joined is gone"), served: true}
 }
@@ -172,9 +181,15 @@ func (e *Engine) own(ctx context.Context, path, url, socket string) *fault {
 	}
 	defer w.close()
 	e.cfg.Log.Info("started codex", "path", path, "pid", ch.cmd.Process.Pid, "socket", socket, "version", w.version)
-	e.follow(ctx, w, socket, ch.exited)
+	defer e.setProxy(ProxyNone)
+	renew := e.follow(ctx, w, socket, ch)
 	if ctx.Err() != nil {
 		return &fault{err: ctx.Err()}
+	}
+	if renew {
+		// Nobody is to be given the one that goes.
+		e.set(protocol.EngineState{State: stateRestarting, Problem: errRenewed.Error()}, "")
+		return &fault{err: errRenewed, served: true, renew: true}
 	}
 	// A server closes its connections before it ends.
 	ch.stop(e.cfg.DrainTimeout)
@@ -203,32 +218,18 @@ func (e *Engine) await(ctx context.Context, ch *child, socket string) (*watch, *
 	}
 }
 
-// follow keeps the state true while a server answers, and returns when it does
-// not any more, its process has exited, or ctx ends.
-func (e *Engine) follow(ctx context.Context, w *watch, socket string, exited <-chan struct{}) {
-	for {
-		usable, model := w.facts(ctx)
-		st := protocol.EngineState{State: stateReady, Version: w.version, Model: model}
-		if !usable {
-			st.Problem = "Codex has no account yet"
-			st.Hints = []string{"log in: `codex login`, or without a browser `codex login --device-auth`"}
-		}
-		e.set(st, socket)
-		var again <-chan time.Time
-		if !usable {
-			again = time.After(loginPoll)
-		}
-		select {
-		case <-again:
-		case <-w.account:
-		case <-w.ended:
-			return
-		case <-exited:
-			return
-		case <-ctx.Done():
-			return
-		}
+// tell sets the state of a server that answers. The channel, which may be nil,
+// says when to ask it again.
+func (e *Engine) tell(ctx context.Context, w *watch, socket string) (again <-chan time.Time) {
+	usable, model := w.facts(ctx)
+	st := protocol.EngineState{State: stateReady, Version: w.version, Model: model}
+	if !usable {
+		st.Problem = "Codex has no account yet"
+		st.Hints = []string{"log in: `codex login`, or without a browser `codex login --device-auth`"}
+		again = time.After(loginPoll)
 	}
+	e.set(st, socket)
+	return again
 }
 
 // ending says how the process ended and, when it said so, why.

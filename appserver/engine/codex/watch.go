@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"towline/appserver/protocol"
@@ -18,8 +19,7 @@ const answerTimeout = 10 * time.Second
 
 // unwanted is everything Codex sends to all connections that we do not act on.
 var unwanted = []string{
-	"thread/started", "thread/status/changed", "thread/name/updated", "thread/archived", "thread/unarchived",
-	"thread/deleted", "thread/closed", "configWarning", "remoteControl/status/changed",
+	"thread/name/updated", "thread/archived", "thread/unarchived", "configWarning", "remoteControl/status/changed",
 }
 
 // watch is our own connection to the server in use: its end is the server's
@@ -31,7 +31,13 @@ type watch struct {
 	ended   chan struct{} // closed when the connection is over
 	err     error         // why; valid once ended
 	version string
-	tokens  []*rpc.Request // requests for tokens, unanswered; the reader's own
+
+	moved chan struct{} // capacity 1: busy may have changed
+
+	mu     sync.Mutex          // guards the next two
+	busy   map[string]struct{} // threads at work
+	quiet  time.Time           // since when there is none, after there were
+	tokens []*rpc.Request      // requests for tokens, unanswered; the reader's own
 }
 
 // attach connects to the server on socket and does the handshake. The watch
@@ -43,7 +49,9 @@ func attach(ctx context.Context, socket string) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &watch{account: make(chan struct{}, 1), ended: make(chan struct{})}
+	w := &watch{
+		account: make(chan struct{}, 1), moved: make(chan struct{}, 1), ended: make(chan struct{}), busy: make(map[string]struct{}),
+	}
 	w.peer = rpc.NewPeer(s, w)
 	// The connection outlives ctx: what is to be done with the server when ctx
 	// ends is for its owner to say.
@@ -122,8 +130,9 @@ func (w *watch) Request(_ context.Context, r *rpc.Request) {
 	r.Fail(&protocol.Error{Code: protocol.CodeMethodNotFound, Message: "not a client that answers"})
 }
 
-// Notification notes that the account may have changed.
-func (w *watch) Notification(_ context.Context, method string, _ json.RawMessage) {
+// Notification notes that the account may have changed, and what works.
+func (w *watch) Notification(_ context.Context, method string, params json.RawMessage) {
+	w.heard(method, params)
 	if method != "account/updated" && method != "account/login/completed" {
 		return
 	}
