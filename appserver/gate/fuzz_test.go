@@ -176,3 +176,42 @@ func FuzzEngineMessages(f *testing.F) {
 		c.u.close(nil)
 	})
 }
+
+// FuzzLendersAnswer holds what a lender says to what the engine relies on: a token
+// for the account that was lent and nothing beside it, else an error that repeats
+// nothing of the answer.
+func FuzzLendersAnswer(f *testing.F) {
+	for _, s := range []string{
+		`{"id":3,"result":{"accessToken":"a.b.c","chatgptAccountId":"acct-1","chatgptPlanType":null}}`,
+		`{"id":3,"result":{"accessToken":"a.b.c","chatgptAccountId":"acct-2","more":{"x":1}}}`,
+		`{"id":"x","result":[]}`, `{"id":3,"error":{"code":-1,"message":"a.b.c"}}`,
+		`{"id":3,"result":{"AccessToken":"a.b.c","accesstoken":"d","chatgptaccountid":"acct-1","chatgptAccountId":"acct-1"}}`,
+	} {
+		f.Add(s)
+	}
+	l := &loan{held: held{account: "acct-1"}}
+	f.Fuzz(func(t *testing.T, in string) {
+		env, err := protocol.Peek([]byte(in))
+		if err != nil || env.Kind != protocol.KindResponse && env.Kind != protocol.KindError {
+			return
+		}
+		out, err := protocol.Peek(l.vet(env))
+		if err != nil || string(out.ID) != string(env.ID) {
+			t.Fatalf("%s became unreadable, or another's: %v", in, err)
+		}
+		if out.Kind == protocol.KindError {
+			return
+		}
+		n := 0
+		for name := range protocol.Members(out.Result) {
+			switch n++; name {
+			case "accessToken", "chatgptAccountId", "chatgptPlanType":
+			default:
+				t.Fatalf("%s passes with %q", in, name)
+			}
+		}
+		if n != 3 || protocol.StringField(out.Result, "chatgptAccountId") != "acct-1" || protocol.StringField(out.Result, "accessToken") == "" {
+			t.Fatalf("%s passes as %s", in, out.Result)
+		}
+	})
+}

@@ -71,10 +71,11 @@ func (m *model) tookAccount(s protocol.AccountStatus, err error) {
 // onAccount: somebody logged in or out, here or elsewhere.
 func onAccount(m *model, _ json.RawMessage) tea.Cmd { return m.readAccount() }
 
-// unauthorized keeps what an error says about the login.
-func (m *model) unauthorized(e protocol.TurnError) {
+// unauthorized keeps what an error says about the login, and asks whether there
+// still is one: Codex does not say by itself that it is over.
+func (m *model) unauthorized(e protocol.TurnError) tea.Cmd {
 	if string(e.CodexErrorInfo) != `"unauthorized"` {
-		return
+		return nil
 	}
 	why := text.CleanLine(e.Message)
 	if e.AdditionalDetails != nil && *e.AdditionalDetails != "" {
@@ -83,6 +84,7 @@ func (m *model) unauthorized(e protocol.TurnError) {
 	if !strings.HasPrefix(why, "not logged in") { // which the banner says anyway
 		m.account.why = why
 	}
+	return m.readAccount()
 }
 
 // accountBanner says that nothing can be done without a login, and the key to

@@ -283,16 +283,16 @@ func onError(m *model, p json.RawMessage) tea.Cmd {
 	if json.Unmarshal(p, &v) != nil {
 		return nil
 	}
-	m.unauthorized(v.Error)
+	reread := m.unauthorized(v.Error)
 	if !v.WillRetry {
-		return nil // the failed turn says the same
+		return reread // the failed turn says the same
 	}
 	n := transcript.Note{Kind: transcript.NoteRetry, Text: v.Error.Message}
 	if d := v.Error.AdditionalDetails; d != nil {
 		n.Detail = *d
 	}
 	m.tr.Note("retry:"+v.TurnID, v.TurnID, n)
-	return nil
+	return reread
 }
 
 func onWarning(m *model, p json.RawMessage) tea.Cmd {

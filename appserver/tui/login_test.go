@@ -201,6 +201,21 @@ func TestLoginsAreForAdmins(t *testing.T) {
 	s.sees("/login needs the role admin")
 }
 
+// Codex fails the turn and says nothing else: the screen finds out by itself.
+func TestExpiryIsNoticed(t *testing.T) {
+	f := newFake(t).stock()
+	f.reply(protocol.AccountRead, loggedIn("ann@example.com"))
+	s := start(t, f, 120, 24)
+	f.wait(protocol.AccountRead, 1)
+	f.wait("thread/start", 1)
+	s.sees("/ commands")
+	f.reply(protocol.AccountRead, loggedOut())
+	f.tell("error", obj{"threadId": "t-1", "turnId": "u-1", "willRetry": false, "error": obj{
+		"message": "Your access token could not be refreshed because your refresh token was already used.", "codexErrorInfo": "unauthorized",
+	}})
+	s.sees("login expired: Your access token could not be refreshed", "l log in")
+}
+
 // What a host says reaches the terminal without its controls.
 func TestHostileLogin(t *testing.T) {
 	b := newBench(t, 80, 24, theme.Plain(), ownSession())

@@ -17,6 +17,26 @@ import (
 	"towline/config/secret"
 )
 
+// # Logging in
+//
+// What Codex 0.169.0 does, measured, and this engine with it; the test
+// TestAccountsAreCodexs compares the two:
+//
+//	account/login/start apiKey             {type}; then to everybody login/completed {loginId:null} and account/updated
+//	                    chatgpt            {type, loginId, authUrl}; waits on port 1455 of the host, else 1457
+//	                    chatgptDeviceCode  {type, loginId, verificationUrl, userCode}
+//	                    chatgptAuthTokens  {type}; needs experimentalApi; while lent, the other three are refused
+//	account/login/cancel                   canceled or notFound; an id that is no UUID is an error
+//	account/logout                         {}; then account/updated with nulls, also when nobody was logged in
+//
+// A second login of a person replaces the first, which ends as failed. How a login
+// ends is told to every connection, whoever began it; the address and the code are
+// in the answer alone. A login goes on when its client leaves. account/read names
+// no account once the login is known to be over, and requiresOpenaiAuth is about
+// the endpoint, not about whether somebody is logged in.
+//
+// Different on purpose: see accountLogout and askTokens.
+
 // loginStartTime bounds the wait for a URL or a code: longer than one request to
 // an issuer may take.
 const loginStartTime = 60 * time.Second

@@ -36,8 +36,10 @@ type Config struct {
 	APIKey  func() string // read before each request; nil or "" leaves it to Auth
 	Auth    Auth          // nil sends no Authorization
 	// AccountURL takes the place of ChatGPTURL.
-	AccountURL  string
-	HTTPClient  *http.Client  // nil means one of our own
+	AccountURL string
+	HTTPClient *http.Client // nil means one of our own
+	// Transport changes the one of our own; nil leaves it.
+	Transport   func(*http.Transport) *http.Transport
 	Provider    string        // the name people see in errors, such as "OpenAI"
 	IdleTimeout time.Duration // 0 means DefaultIdleTimeout
 	Log         *slog.Logger  // nil discards
@@ -79,6 +81,9 @@ func New(cfg Config) *Client {
 			IdleConnTimeout:       90 * time.Second,
 			MaxIdleConnsPerHost:   8,
 			ExpectContinueTimeout: time.Second,
+		}
+		if cfg.Transport != nil {
+			c.own = cfg.Transport(c.own)
 		}
 		cfg.HTTPClient = &http.Client{Transport: c.own}
 	}
