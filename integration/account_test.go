@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 
 	"towline/appserver/account/issuertest"
@@ -40,8 +41,9 @@ func TestWorkWaitsForALogin(t *testing.T) {
 
 	// The token alone is rejected: one refresh, and nobody notices.
 	f.issuer.ExpireAccess()
+	answers := len(f.issuer.Bearers())
 	say(term, "say it goes on")
-	term.Wait("it goes on")
+	peer.Eventually(t, "another answer of the model", func() bool { return len(f.issuer.Bearers()) > answers })
 	term.WaitGone("● working")
 
 	f.issuer.RevokeAll()
@@ -52,7 +54,9 @@ func TestWorkWaitsForALogin(t *testing.T) {
 	again.Wait("[exit 0]")
 	term.WaitGone("login expired")
 	term.WaitGone("● working")
-	term.Wait("it was worth waiting for")
+	if n := strings.Count(term.Scrollback(), "it was worth waiting for"); n < 2 { // asked, and answered
+		t.Errorf("the work that waited was not done:\n%s", term.Scrollback())
+	}
 	quit(term)
 
 	seen := map[string]bool{}

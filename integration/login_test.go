@@ -309,12 +309,10 @@ func TestLoginWithBusyPorts(t *testing.T) {
 	t.Run("1455 here", func(t *testing.T) {
 		t.Parallel()
 		f := setUp(t)
-		f.desk.Occupy(1455)
+		f.laptop.Occupy(1455)
 		term := f.laptop.OpenTowline(120, 30, "login", "dev")
 		address := f.opened(t, 1)
-		if screen := term.Screen(); !strings.Contains(screen, "1455") || !strings.Contains(screen, "nc") {
-			t.Errorf("nothing names the program on 1455:\n%s", screen)
-		}
+		term.Wait("1455 is", "nc")
 		f.agree(t, address)
 		term.Wait("[exit 0]", "grace@example.com")
 		f.room.WaitNoListener(1455, 1457)
@@ -323,7 +321,7 @@ func TestLoginWithBusyPorts(t *testing.T) {
 	t.Run("1455 there", func(t *testing.T) {
 		t.Parallel()
 		f := setUp(t)
-		f.room.Occupy(1455)
+		f.user.Occupy(1455)
 		term := f.laptop.OpenTowline(120, 30, "login", "dev")
 		f.agree(t, f.opened(t, 1))
 		term.Wait("[exit 0]", "grace@example.com")
@@ -333,13 +331,36 @@ func TestLoginWithBusyPorts(t *testing.T) {
 	t.Run("both here", func(t *testing.T) {
 		t.Parallel()
 		f := setUp(t)
-		f.desk.Occupy(1455)
-		f.desk.Occupy(1457)
-		term := f.laptop.OpenTowline(300, 30, "login", "dev")
-		term.WaitMatch(`(?i)paste|code`)
-		t.Logf("it says:\n%s", term.Screen())
-		term.Keys("C-c")
-		term.Wait("[exit ")
+		f.laptop.Occupy(1455)
+		f.laptop.Occupy(1457)
+		term := f.laptop.OpenTowline(120, 40, "login", "dev")
+		term.Wait("1455 is", "1457 is", "nc")
+		code := regexp.MustCompile(userCode).FindString(term.WaitMatch(userCode))
+		if !f.issuer.EnterCode(code, true) {
+			t.Errorf("the issuer does not know the code %q", code)
+		}
+		term.Wait("[exit 0]", "grace@example.com")
+		f.room.WaitNoListener(1455, 1457)
+	})
+	// No port, and an issuer that gives no codes: what the browser could not open
+	// is enough.
+	t.Run("both here, and no codes", func(t *testing.T) {
+		t.Parallel()
+		f := setUp(t)
+		f.laptop.Occupy(1455)
+		f.laptop.Occupy(1457)
+		f.issuer.Fail("/api/accounts/deviceauth/usercode", 20, 404, `{"error":"not_found"}`)
+		term := f.laptop.OpenTowline(120, 40, "login", "dev")
+		address := f.opened(t, 1)
+		term.WaitMatch(`(?i)paste`)
+		f.agree(t, address)
+		visited := f.browser(t).Visited()
+		term.Paste(visited[len(visited)-1])
+		term.Keys("Enter")
+		screen := term.Wait("[exit 0]", "grace@example.com")
+		if strings.Contains(screen, "code=") {
+			t.Errorf("what was pasted is shown:\n%s", screen)
+		}
 		f.room.WaitNoListener(1455, 1457)
 	})
 }

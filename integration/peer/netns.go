@@ -131,12 +131,24 @@ func (m *Machine) Command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// Occupy holds a port of the machine's loopback with a program that is not
-// ours, until the end of the test, and returns its process id.
+// Occupy holds a port of the machine's loopback with a program of root's that is
+// not ours, until the end of the test, and returns its process id.
 func (m *Machine) Occupy(port int) int {
 	m.t.Helper()
+	return m.occupy(m.Command(context.Background(), occupier(port)...), port)
+}
+
+// Occupy is [Machine.Occupy] with a program of the account's own.
+func (u *User) Occupy(port int) int {
+	u.t.Helper()
+	return u.machine.occupy(u.Command(context.Background(), occupier(port)...), port)
+}
+
+func occupier(port int) []string { return []string{"nc", "-l", "-k", "127.0.0.1", strconv.Itoa(port)} }
+
+func (m *Machine) occupy(cmd *exec.Cmd, port int) int {
+	m.t.Helper()
 	Need(m.t, "nc")
-	cmd := m.Command(context.Background(), "nc", "-l", "-k", "127.0.0.1", strconv.Itoa(port))
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		m.t.Fatal(err)

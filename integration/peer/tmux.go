@@ -4,6 +4,7 @@
 package peer
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -61,6 +62,10 @@ func Open(t testing.TB, cols, rows int, env []string, argv ...string) *Terminal 
 	}
 	term := &Terminal{t: t, socket: filepath.Join(dir, "s")}
 	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := exec.Command("tmux", "-S", term.socket, "capture-pane", "-p", "-t", "t").Output() //nolint:noctx // short
+			t.Logf("the terminal of %.80q shows at the end:\n%s", argv, bytes.TrimSpace(out))
+		}
 		_ = exec.Command("tmux", "-S", term.socket, "kill-server").Run() //nolint:noctx // the test's context is over; gone is as good
 		_ = os.RemoveAll(dir)
 	})
