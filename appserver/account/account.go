@@ -66,10 +66,12 @@ var (
 
 // Config is what a Manager works with. Store is required.
 type Config struct {
-	Store  *secret.Store
-	Policy managed.Policy
-	Issuer Issuer       // zero value: OpenAI
-	HTTP   *http.Client // nil: a client with timeouts, obeying the proxy variables
+	Store *secret.Store
+	// Elsewhere are stores of other kinds on the same home: Logout empties them too.
+	Elsewhere []*secret.Store
+	Policy    managed.Policy
+	Issuer    Issuer       // zero value: OpenAI
+	HTTP      *http.Client // nil: a client with timeouts, obeying the proxy variables
 	// AuthAPI verifies personal access tokens, AgentKeys (its /agent-identities/jwks)
 	// agent identities; empty is Codex's.
 	AuthAPI, AgentKeys string

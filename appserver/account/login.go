@@ -108,8 +108,11 @@ func (m *Manager) store(ctx context.Context, a secret.Auth) (Status, error) {
 		}
 	}
 	w, err := m.cfg.Store.Save(ctx, a)
-	if err != nil {
+	switch {
+	case err != nil && w.Kind == "":
 		return Status{}, storeProblem(err)
+	case err != nil:
+		m.cfg.Log.Warn("the login is stored, and an older copy could not be removed", "err", err)
 	}
 	m.mu.Lock()
 	m.unsaved = nil

@@ -35,6 +35,8 @@ func (m *Manager) Logout(ctx context.Context) (bool, error) {
 	if err != nil {
 		return removed, storeProblem(err)
 	}
+	more, err := m.leaveElsewhere(ctx, a)
+	removed, rerr = removed || more, errors.Join(rerr, err)
 	m.mu.Lock()
 	m.unsaved = nil
 	clear(m.dead)
@@ -54,6 +56,31 @@ func (m *Manager) Logout(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// leaveElsewhere removes what lies in stores of other kinds, from before the setting
+// changed, and revokes it when it is another login. A store that is not there, or
+// cannot be looked into, holds nothing anybody here uses.
+func (m *Manager) leaveElsewhere(ctx context.Context, a secret.Auth) (removed bool, notRevoked error) {
+	for _, s := range m.cfg.Elsewhere {
+		other, w, err := s.Load(ctx)
+		if err != nil {
+			if !errors.Is(err, secret.ErrNone) {
+				m.cfg.Log.Info("a store is not looked into", "err", err)
+			}
+			continue
+		}
+		if other.Fingerprint() != a.Fingerprint() {
+			notRevoked = errors.Join(notRevoked, m.revoke(ctx, other))
+		}
+		gone, err := s.Delete(context.WithoutCancel(ctx))
+		if err != nil {
+			m.cfg.Log.Warn("an older login stays", "store", string(w.Kind), "err", err)
+			notRevoked = errors.Join(notRevoked, err)
+		}
+		removed = removed || gone
+	}
+	return removed, notRevoked
 }
 
 // revoke tells the issuer that a ChatGPT login is over. Other credentials are not

@@ -56,3 +56,26 @@ func TestLogoutOfWhatCannotBeRead(t *testing.T) {
 		t.Errorf("%+v, %v", st, err)
 	}
 }
+
+// TestLogoutLeavesNothingElsewhere: the setting was changed after a login.
+func TestLogoutLeavesNothingElsewhere(t *testing.T) {
+	iss := issuertest.Start(t, issuertest.Options{})
+	old := newRig(t, iss, t.TempDir())
+	a := old.seed(t)
+	r := newRig(t, iss, t.TempDir(), func(c *Config) { c.Elsewhere = append(c.Elsewhere, old.cfg.Store) })
+	b := r.seed(t)
+	if ok, err := r.Logout(t.Context()); !ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+	if !old.stored(t).Empty() || !r.stored(t).Empty() {
+		t.Error("a login stays")
+	}
+	if got := iss.Revoked(); len(got) != 2 || got[0] != b.Tokens.RefreshToken || got[1] != a.Tokens.RefreshToken {
+		t.Errorf("revoked %d tokens", len(got))
+	}
+	// And when only the older one is left, it counts as a login that was there.
+	old.seed(t)
+	if ok, err := r.Logout(t.Context()); !ok || err != nil {
+		t.Errorf("%v %v", ok, err)
+	}
+}

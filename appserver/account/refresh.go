@@ -302,7 +302,7 @@ func (m *Manager) keep(ctx context.Context, was, now secret.Auth) (secret.Auth, 
 		was = u.was // that is what the store holds
 	}
 	m.mu.Unlock()
-	_, err := m.cfg.Store.Replace(ctx, was, now)
+	w, err := m.cfg.Store.Replace(ctx, was, now)
 	if errors.Is(err, secret.ErrChanged) {
 		m.cfg.Log.Info("another program changed the login meanwhile; its login is used")
 		a, _, err := m.load(ctx)
@@ -311,7 +311,7 @@ func (m *Manager) keep(ctx context.Context, was, now secret.Auth) (secret.Auth, 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unsaved = nil
-	if err != nil {
+	if err != nil && w.Kind == "" {
 		m.unsaved = &unsaved{was: was, now: now}
 		m.cfg.Log.Error("the refreshed login could not be stored; it is in memory, and in the journal if that could be written", "err", err)
 	}

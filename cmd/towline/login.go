@@ -104,8 +104,38 @@ func openAccount(log *slog.Logger, errOut *os.File) (credentials, *account.Manag
 			return c, nil, err
 		}
 	}
-	m, err := newManager(cfg, c, log)
+	a := accountConfig(cfg, c, log)
+	a.Elsewhere = elsewhere(paths, cfg, c, log)
+	a.Audit = func(event string, facts ...any) {
+		// A machine that never was a host has no folder for its audit yet.
+		if err := config.PrivateDir(paths.State); err != nil {
+			log.Warn("not in the audit", "event", event, "err", err)
+			return
+		}
+		note(context.Background(), paths, event, slog.Group("", facts...).Value.Group()...)
+	}
+	m, err := account.New(a)
 	return c, m, err
+}
+
+// elsewhere opens the stores of other kinds than the configured one: a login from
+// before the setting changed may lie there, and a logout takes it too.
+func elsewhere(paths config.Paths, cfg config.Config, c credentials, log *slog.Logger) []*secret.Store {
+	var out []*secret.Store
+	for _, kind := range []secret.Kind{secret.KindFile, secret.KindKeyring, secret.KindEncrypted} {
+		if string(kind) == c.kind {
+			continue
+		}
+		s, err := secret.Open(secret.Options{
+			CodexHome: c.home, Kind: kind, Environ: os.Getenv, StateDir: paths.State, KeyringTimeout: cfg.Auth.Timeout(), Log: log,
+		})
+		if err != nil {
+			log.Warn("a store is not looked at", "store", string(kind), "err", err)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // newManager makes a Manager over opened credentials.

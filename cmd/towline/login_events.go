@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,13 +58,15 @@ type eventWriter struct {
 }
 
 func (w *eventWriter) write(e loginEvent) {
-	raw, err := json.Marshal(e)
-	if err != nil {
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line) // ends the line
+	enc.SetEscapeHTML(false)      // an address is read by people too
+	if err := enc.Encode(e); err != nil {
 		return // strings and numbers only: it does not happen
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if _, err := w.out.Write(append(raw, '\n')); err != nil {
+	if _, err := w.out.Write(line.Bytes()); err != nil {
 		w.gone(fmt.Errorf("%w: nobody reads the events", errDriverLeft))
 	}
 }
