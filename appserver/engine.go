@@ -44,7 +44,20 @@ type EngineConfig struct {
 	CodexHome string
 	// ChatGPTBaseURL is Codex's chatgpt_base_url; empty is its default.
 	ChatGPTBaseURL string
-	Log            *slog.Logger
+	// AwaitsLogin: whoever has this started is about to lend it a login, so that
+	// having none is no reason to refuse.
+	AwaitsLogin bool
+	// Network is how engines get to the network where a client may lend its own; nil
+	// is this machine's way.
+	Network Network
+	Log     *slog.Logger
+}
+
+// Network is a way to the network that may change while an engine runs.
+type Network interface {
+	codex.Network
+	// Transport makes a transport of this process go that way.
+	Transport(base *http.Transport) *http.Transport
 }
 
 // OpenEngine makes the engine the configuration asks for. For "auto" that is
@@ -70,6 +83,9 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 	if errors.As(err, &problem) {
 		err = problem.Err // of its stage, which is ours
 	}
+	if err == nil && c.AwaitsLogin {
+		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "codex is installed, and gets a login lent"}, nil
+	}
 	if err == nil {
 		err = errors.New("codex is installed but not logged in")
 		hints = []string{"log it in: `codex login` (without a browser: `codex login --device-auth`), then start again"}
@@ -93,8 +109,17 @@ func (c EngineConfig) codex() codex.Config {
 	share := c.Config.Codex.ShareControlSocket
 	return codex.Config{
 		Binary: c.Config.Codex.Binary, CodexHome: c.Config.Codex.Home, RuntimeDir: c.Paths.Runtime,
-		ShareControlSocket: share == nil || *share, Environ: c.Env, Cwd: c.Project, Log: c.Log,
+		ShareControlSocket: share == nil || *share, Environ: c.Env, Cwd: c.Project, Network: c.codexNetwork(), Log: c.Log,
 	}
+}
+
+// codexNetwork is the network as the Codex engine takes it; a nil one would not be
+// nil there.
+func (c EngineConfig) codexNetwork() codex.Network {
+	if c.Network == nil {
+		return nil
+	}
+	return c.Network
 }
 
 // endpoint is where the native engine would send requests, "" for nowhere. A
@@ -124,6 +149,9 @@ func (c EngineConfig) needsLogin() bool {
 func (c EngineConfig) loggedIn(ctx context.Context) bool {
 	if !c.needsLogin() {
 		return false
+	}
+	if c.AwaitsLogin {
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
@@ -175,6 +203,9 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 		}
 	}
 	wait, _ := time.ParseDuration(n.LoginWait) // validated; empty is the default
+	if c.Network != nil {
+		mc.Transport = c.Network.Transport
+	}
 	streamer := model.New(mc)
 	eng, err := native.New(native.Config{
 		Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,

@@ -42,7 +42,9 @@ type Config struct {
 	Describe func(*protocol.HostStatus)
 	// HostLogin is the gate's: whether a login of the host's own is stored.
 	HostLogin func() bool
-	Log       *slog.Logger
+	// Egress, when not nil, is asked about clients that lend this host their network.
+	Egress transport.EgressFunc
+	Log    *slog.Logger
 }
 
 // Server is a daemon whose listeners are open.
@@ -74,7 +76,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
-		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime, Sessions: s.sessions})
+		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime, Sessions: s.sessions, Egress: cfg.Egress})
 		if err != nil {
 			return nil, cfg.running(ctx, url, err)
 		}
@@ -188,7 +190,7 @@ func (s *Server) accept(ctx context.Context, st rpc.Stream, p access.Principal, 
 // proved to be p: it answers the WebSocket handshake that comes on rw, and serves
 // the connection until it is over. Run must be running.
 func (s *Server) ServeBytes(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, via, remote string) error {
-	o := transport.Options{Log: s.cfg.Log, Sessions: s.sessions}
+	o := transport.Options{Log: s.cfg.Log, Sessions: s.sessions, Egress: s.cfg.Egress}
 	return transport.ServeBytes(ctx, rw, o, p, via, remote, s.accept)
 }
 
