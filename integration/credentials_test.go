@@ -237,7 +237,7 @@ func TestPutThroughTowlinesDoor(t *testing.T) {
 	t.Run("operator", func(t *testing.T) {
 		t.Parallel()
 		c, h := newDoorCustodians(t, "operator")
-		told(t, c.with(t, "sk-host-0123456789abcdef-key", "credentials", "put", "dev", "--api-key"), 4, "error: version", `needs the role \"admin\"`, "ssh dev help")
+		told(t, c.with(t, "sk-host-0123456789abcdef-key", "credentials", "put", "dev", "--api-key"), 5, "error: store", `needs the role "admin"`, "ssh dev help")
 		if c.read("auth.json") != "" {
 			t.Error("it was stored")
 		}

@@ -8,6 +8,8 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"towline/config"
 	"towline/forward/custody"
@@ -82,10 +84,15 @@ func (r receiver) open(ctx context.Context) (*stream, error) {
 // said besides.
 type stream struct {
 	remote.Process
-	said tail
-	wg   sync.WaitGroup
-	once sync.Once
+	said  tail
+	wg    sync.WaitGroup
+	once  sync.Once
+	over  atomic.Bool // it says no more
+	ended error       // how, once closed
 }
+
+// lastWords is how long a program that says no more may take to end.
+const lastWords = 3 * time.Second
 
 func newStream(p remote.Process) *stream {
 	s := &stream{Process: p}
@@ -93,11 +100,25 @@ func newStream(p remote.Process) *stream {
 	return s
 }
 
-func (s *stream) Read(b []byte) (int, error)  { return s.Stdout().Read(b) }
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.Stdout().Read(b)
+	if err != nil {
+		s.over.Store(true)
+	}
+	return n, err
+}
+
 func (s *stream) Write(b []byte) (int, error) { return s.Stdin().Write(b) }
 
+// Close ends the program. One that ended by itself is heard out first.
 func (s *stream) Close() error {
 	s.once.Do(func() {
+		if s.over.Load() {
+			drop := time.AfterFunc(lastWords, func() { _ = s.Process.Close() })
+			s.ended = s.Wait()
+			s.wg.Wait()
+			drop.Stop()
+		}
 		_ = s.Process.Close()
 		s.wg.Wait()
 	})
@@ -143,13 +164,21 @@ func (r receiver) explain(err error, s *stream) error {
 		return lost
 	}
 	_ = s.Close() // all it said is here then
+	said := strings.TrimPrefix(strings.TrimPrefix(s.complaint(), "towline: "), "error: ")
+	var exit *remote.ExitError
+	if errors.As(s.ended, &exit) && exit.Status == config.ExitDenied {
+		return &config.Problem{
+			Stage: custody.StageStore, Err: fmt.Errorf("%s: %s", printable(r.at.Host), said), Exit: config.ExitDenied,
+			Hints: []string{"see what your key may do there: `ssh " + r.at.Host + " help`", "use a key of an admin's, or ask one"},
+		}
+	}
 	text := "the towline there cannot receive credentials"
-	if said := s.complaint(); said != "" {
-		text += ": " + strings.TrimPrefix(said, "error: ")
+	if said != "" {
+		text += ": " + said
 	}
 	p := &config.Problem{Stage: custody.StageVersion, Err: fmt.Errorf("%s: %w", config.OneLine(text), custody.ErrTooOld), Exit: config.ExitUnavailable}
 	if r.at.Report.Door {
-		p.Hints = []string{"your key there must be an admin's: `ssh " + r.at.Host + " help` says what it may do", "or update the towline that serves there"}
+		p.Hints = []string{"update the towline that serves there; `ssh " + r.at.Host + " help` says what it knows"}
 		return p
 	}
 	p.Hints = []string{"put this version there: `towline connect " + r.at.Host + " --install`"}
