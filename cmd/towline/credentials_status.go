@@ -95,7 +95,7 @@ type policyReport struct {
 
 type variableReport struct {
 	Name string `json:"name"`
-	In   string `json:"in"` // "this command", "the daemon"
+	In   string `json:"in"` // "the shell", "the daemon"
 }
 
 // States of the refresh lock.
@@ -331,7 +331,7 @@ var overrides = []string{"CODEX_ACCESS_TOKEN", "OPENAI_API_KEY", "CODEX_API_KEY"
 func (r *credentialReport) environment(paths config.Paths) {
 	for _, name := range overrides {
 		if os.Getenv(name) != "" {
-			r.Env = append(r.Env, variableReport{Name: name, In: "this command"})
+			r.Env = append(r.Env, variableReport{Name: name, In: "the shell"})
 		}
 	}
 	h, ok := paths.Holder()

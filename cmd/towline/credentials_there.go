@@ -201,7 +201,7 @@ func codexReport(host string, out []byte, cause error) (credentialReport, error)
 		case "policy":
 			r.Policy.Files = append(r.Policy.Files, text)
 		case "variable":
-			r.Env = append(r.Env, variableReport{Name: text, In: "this command"})
+			r.Env = append(r.Env, variableReport{Name: text, In: "the shell"})
 		case "socket":
 			r.hold("codex", "perhaps a Codex app-server, at "+text)
 		case "version":
