@@ -132,7 +132,8 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err != nil {
 		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
 	}
-	login, err := hostLogin(paths, cfg, log)
+	network := newLentNetwork(os.Getenv, log)
+	login, err := hostLogin(paths, cfg, network, log)
 	if err != nil {
 		return nil, err
 	}
@@ -140,14 +141,16 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
 		Accounts: login.accounts(), CodexHome: login.home, ChatGPTBaseURL: login.baseURL,
+		AwaitsLogin: os.Getenv(awaitLogin) != "", Network: network,
 	})
 	if err != nil {
 		return nil, err
 	}
-	h = &host{log: log, login: login, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
+	h = &host{log: log, login: login, network: network, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
-		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored, Log: log,
+		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored,
+		Egress: h.egress, Log: log,
 	})
 	if err != nil {
 		return nil, err
@@ -172,6 +175,7 @@ func (h *host) run(ctx context.Context) error {
 	if h.door != nil {
 		g.Go(func() error { return h.door.Serve(door) })
 	}
+	g.Go(func() error { return h.network.run(door) })
 	// An engine may be given time to end its turns: say so rather than hang.
 	defer context.AfterFunc(ctx, func() { h.log.Info("stopping; a second signal ends at once") })()
 	err := g.Wait()
@@ -261,6 +265,7 @@ type host struct {
 	paths    config.Paths
 	ssh      config.SSH
 	login    servedLogin
+	network  *lentNetwork
 	log      *slog.Logger
 }
 

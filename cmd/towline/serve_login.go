@@ -26,7 +26,7 @@ type servedLogin struct {
 
 // hostLogin opens the machine's login for the daemon. What Codex's own
 // configuration gets wrong is no reason not to serve: there is no login then.
-func hostLogin(paths config.Paths, cfg config.Config, log *slog.Logger) (servedLogin, error) {
+func hostLogin(paths config.Paths, cfg config.Config, network *lentNetwork, log *slog.Logger) (servedLogin, error) {
 	c, err := openCredentials(paths, cfg, nil, log)
 	if err != nil {
 		var p *config.Problem
@@ -36,7 +36,9 @@ func hostLogin(paths config.Paths, cfg config.Config, log *slog.Logger) (servedL
 		}
 		return servedLogin{}, err
 	}
-	m, err := newManager(cfg, c, log)
+	a := accountConfig(cfg, c, log)
+	a.HTTP = viaNetwork(network)
+	m, err := account.New(a)
 	if err != nil {
 		return servedLogin{}, err
 	}
