@@ -8,18 +8,14 @@ import (
 	"towline/forward/login"
 )
 
-// openBrowser opens a page for the person at this machine; an error says that they
-// must do it.
-func openBrowser(ctx context.Context, page string) error {
-	o := login.Opener{Getenv: os.Getenv, OS: runtime.GOOS, WSL: os.Getenv("WSL_DISTRO_NAME") != ""}
-	return o.Open(ctx, page)
+// openBrowser opens a page for the person at this machine. An error says that they
+// must do it themselves.
+func openBrowser(ctx context.Context, url string) error { return browserOpener().Open(ctx, url) }
+
+// browserOpener knows the browser of this machine.
+func browserOpener() login.Opener {
+	return login.Opener{Getenv: os.Getenv, OS: runtime.GOOS, WSL: runtime.GOOS == "linux" && os.Getenv("WSL_DISTRO_NAME") != ""}
 }
 
-// portHolder says who holds a loopback port; nothing where that cannot be seen.
-func portHolder(port int) string {
-	h := login.FindHolder(context.Background(), port)
-	if h.Program == "" && h.PID == 0 {
-		return ""
-	}
-	return h.String()
-}
+// portHolder says who holds a loopback port.
+func portHolder(port int) string { return login.FindHolder(context.Background(), port).String() }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -97,7 +96,7 @@ func runLoginHost(ctx context.Context, cmd *cobra.Command, host string, f loginF
 	c.HasCodex = at.Program(bootstrap.Codex) != "" && lc.Pin != string(bootstrap.Towline)
 	c.CodexHome = codexHomeOf(at.Report)
 	if !f.noBrowser {
-		c.Open = login.Opener{Getenv: os.Getenv, OS: runtime.GOOS, WSL: os.Getenv("WSL_DISTRO_NAME") != ""}.Open
+		c.Open = openBrowser
 	}
 	done, err := login.Run(ctx, c)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -105,6 +107,7 @@ func (o Opener) candidates(page string) [][]string {
 // little for it to fail. One that runs on is left to itself.
 func launch(ctx context.Context, name string, args []string) error {
 	cmd := exec.Command(name, args...) //nolint:gosec,noctx // the person's own browser; it outlives us
+	cmd.Env = withoutSecrets(os.Environ())
 	apart(cmd)
 	if err := cmd.Start(); err != nil {
 		return err
@@ -121,4 +124,13 @@ func launch(ctx context.Context, name string, args []string) error {
 	case <-ctx.Done():
 		return nil
 	}
+}
+
+// withoutSecrets is an environment without the keys and tokens that a pipeline puts
+// there: a browser, and every program it starts, would have them.
+func withoutSecrets(env []string) []string {
+	return slices.DeleteFunc(env, func(kv string) bool {
+		name, _, _ := strings.Cut(kv, "=")
+		return name == "CODEX_ACCESS_TOKEN" || name == "OPENAI_API_KEY" || name == "CODEX_API_KEY"
+	})
 }
