@@ -86,6 +86,7 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 	st.Engine = g.cfg.Engine.State()
 	st.Attached = seenBy(g.presences(), c)
 	st.Threads.Working, st.Threads.Waiting = g.working()
+	st.Lent = g.loan.shown()
 	return st
 }
 

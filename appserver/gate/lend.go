@@ -127,6 +127,17 @@ func (l *loan) after(f func()) {
 	f()
 }
 
+// shown is the loan as others may know of it, nil when there is none.
+func (l *loan) shown() *protocol.Lent {
+	l.mu.Lock()
+	h := l.held
+	l.mu.Unlock()
+	if h.lender == nil {
+		return nil
+	}
+	return &protocol.Lent{Account: h.account, By: h.lender.presence()}
+}
+
 // isLend reports whether a request lends an account.
 func isLend(env protocol.Envelope) bool {
 	return env.Method == protocol.AccountStart && protocol.StringField(env.Params, "type") == protocol.LoginLend

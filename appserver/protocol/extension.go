@@ -123,4 +123,12 @@ type HostStatus struct {
 		Working int `json:"working"`
 		Waiting int `json:"waiting"`
 	} `json:"threads"`
+	// Lent is the account a client lends this host, absent when none does.
+	Lent *Lent `json:"lent,omitempty"`
+}
+
+// Lent is an account that somebody lends. Of it only its name is told.
+type Lent struct {
+	Account string   `json:"account"` // the ChatGPT workspace (account id)
+	By      Presence `json:"by"`
 }

@@ -10,12 +10,14 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/transport"
 	"towline/config"
@@ -365,19 +367,20 @@ func (r *credentialReport) holders(ctx context.Context, paths config.Paths, home
 	}
 	if h, ok := paths.Holder(); ok {
 		text := "Towline's daemon (pid " + strconv.Itoa(h.PID) + ")"
-		mode, err := authMode(ctx, "unix://"+paths.FindSocket())
-		switch {
-		case err != nil:
+		lent, err := lentTo(ctx, paths)
+		if err != nil {
 			text += ", which does not say what it uses"
-		case mode == modeLent:
-			r.lent("a machine that is connected lends it; Towline's daemon has it in memory only")
+		}
+		if lent != nil {
+			from := strings.Join(slices.DeleteFunc([]string{lent.By.Name, lent.By.Client, lent.By.Via}, func(s string) bool { return s == "" }), ", ")
+			r.lent(lent.Account, "lent by "+printable(from)+"; Towline's daemon has it in memory only")
 		}
 		r.hold("towline", text)
 	}
 	sock := filepath.Join(home, "app-server-control", "app-server-control.sock")
 	if mode, err := authMode(ctx, "unix://"+sock); err == nil {
 		if mode == modeLent && r.Login != nil && r.Login.Mode != modeLent {
-			r.lent("a client lends it; Codex's app-server has it in memory only")
+			r.lent("", "lent by a client of Codex's; its app-server has it in memory only")
 		}
 		r.hold("codex", "a Codex app-server, at "+printable(sock))
 	}
@@ -388,9 +391,17 @@ func (r *credentialReport) hold(who, text string) {
 }
 
 // lent says that what is used is somebody else's.
-func (r *credentialReport) lent(text string) {
-	r.instead(&loginReport{Mode: modeLent})
+func (r *credentialReport) lent(account, text string) {
+	r.instead(&loginReport{Mode: modeLent, AccountID: printable(account)})
 	r.hold("lender", text)
+}
+
+// lentTo is the account that somebody lends the daemon, nil for none.
+func lentTo(ctx context.Context, paths config.Paths) (*protocol.Lent, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	st, err := readStatus(ctx, paths)
+	return st.Lent, err
 }
 
 // authMode asks a running app-server what it uses. It answers without a secret.

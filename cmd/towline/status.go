@@ -109,6 +109,9 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 		line("listen", l)
 	}
 	line("threads", fmt.Sprintf("%d working, %d waiting for you", st.Threads.Working, st.Threads.Waiting))
+	if l := st.Lent; l != nil {
+		line("login", "lent by "+printable(l.By.Name)+" ("+printable(l.By.Via)+"), workspace "+printable(l.Account))
+	}
 	for _, p := range st.Attached {
 		if p.You {
 			continue
