@@ -248,7 +248,7 @@ func (s *loginScreen) countdown(ctx context.Context, end time.Time) {
 func (s *loginScreen) done(st account.Status) error {
 	switch st.Mode {
 	case secret.ModeAPIKey:
-		s.line("API key saved. It is checked when a request is made with it.")
+		s.line("API key saved. Authentication is checked when you send a request.")
 	default:
 		s.line("Successfully logged in with %s", loginOrigin(st))
 	}
