@@ -167,6 +167,7 @@ func (r *rotation) start(t *testing.T, env ...string) *running {
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, refresherVariable + "=" + r.issuer.URL,
 		"CODEX_HOME=" + r.home, "STATE=" + r.state, "KIND=" + string(r.kind),
+		"GORACE=atexit_sleep_ms=0", // the race detector would wait a second at the end
 	}, append(r.env, env...)...)
 	p := &running{cmd: cmd, out: &collected{}}
 	cmd.Stdout, cmd.Stderr = p.out, p.out
