@@ -281,13 +281,13 @@ func TestRevokedAndExpiredLogins(t *testing.T) {
 		"nothing known": {`<html>`, "401"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			iss := issuertest.Start(t, issuertest.Options{})
-			r := newRig(t, iss, t.TempDir())
-			r.seed(t)
-			iss.Fail("/oauth/token", 1, 401, tc.answer)
-			if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrLoginExpired) || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error %v", err)
-			}
+			synced(t, KindOpenAI, issuertest.Options{}, func(t *testing.T, r *rig) {
+				r.seed(t)
+				r.iss.Fail("/oauth/token", 1, 401, tc.answer)
+				if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrLoginExpired) || !strings.Contains(err.Error(), tc.want) {
+					t.Errorf("error %v", err)
+				}
+			})
 		})
 	}
 }
@@ -295,17 +295,17 @@ func TestRevokedAndExpiredLogins(t *testing.T) {
 // TestLostAnswer: the issuer rotated, and the answer broke off. The next attempt says
 // what happened instead of accusing somebody.
 func TestLostAnswer(t *testing.T) {
-	iss := issuertest.Start(t, issuertest.Options{})
-	r := newRig(t, iss, t.TempDir())
-	r.seed(t)
-	iss.Fail("/oauth/token", 1, 0, "")
-	if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrUnavailable) {
-		t.Fatalf("error %v", err)
-	}
-	iss.Fail("/oauth/token", 1, 401, `{"error":{"code":"refresh_token_reused"}}`)
-	if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrRotated) || !strings.Contains(err.Error(), "never arrived") {
-		t.Errorf("error %v", err)
-	}
+	synced(t, KindOpenAI, issuertest.Options{}, func(t *testing.T, r *rig) {
+		r.seed(t)
+		r.iss.Fail("/oauth/token", 1, 0, "")
+		if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("error %v", err)
+		}
+		r.iss.Fail("/oauth/token", 1, 401, `{"error":{"code":"refresh_token_reused"}}`)
+		if _, err := r.Refresh(t.Context()); !errors.Is(err, ErrRotated) || !strings.Contains(err.Error(), "never arrived") {
+			t.Errorf("error %v", err)
+		}
+	})
 }
 
 // TestLockIsHeldElsewhere: somebody else refreshes and hangs.
