@@ -94,7 +94,9 @@ func TestLateAnswerClosesThePrompt(t *testing.T) {
 	}
 	// Hold the engine's own notice back: answer, and answer again at once.
 	r.e.mu.Lock()
+	answered := make(chan struct{})
 	go func() {
+		defer close(answered)
 		_, _ = app.call(protocol.ExtApprovalAnswer, map[string]any{"id": list.Data[0].ID, "result": protocol.Decide("decline")})
 	}()
 	eventually(t, "answered in the store", func() bool {
@@ -113,6 +115,7 @@ func TestLateAnswerClosesThePrompt(t *testing.T) {
 	if n := ana.count(resolvedNote); n != 1 {
 		t.Errorf("told %d times that it is closed", n)
 	}
+	<-answered
 }
 
 func TestWhatCountsAsAnAnswer(t *testing.T) {
