@@ -463,6 +463,14 @@ func TestMandates(t *testing.T) {
 			t.Error("it was not handed back")
 		}
 	})
+	t.Run("a token in the environment", func(t *testing.T) {
+		iss.AddPAT("at-env", issuertest.User{Email: "env@example.com", AccountID: "acct-env"})
+		for _, p := range []managed.Policy{{Workspaces: list("acct-a")}, {LoginMethods: list("api")}} {
+			r := newRig(t, iss, t.TempDir(), withPolicy(p), func(c *Config) { c.AccessToken = "at-env" })
+			_, err := r.Token(t.Context())
+			denied(t, err)
+		}
+	})
 	t.Run("a login older than the mandate", func(t *testing.T) {
 		home := t.TempDir()
 		newRig(t, iss, home).seed(t)

@@ -42,24 +42,30 @@ func (m *Manager) checkIDToken(ctx context.Context, e endpoints, token, nonce st
 	return nil
 }
 
-// checkRefreshed validates the id token that came with a refresh: by OpenID Connect
-// Core section 12.2 it names the same issuer and person as the first.
-func (m *Manager) checkRefreshed(ctx context.Context, e endpoints, before, after string) error {
+// refreshedID gives the id token to keep after a refresh. By OpenID Connect Core
+// section 12.2 a new one names the same person; one that names somebody else is an
+// error. One that cannot be checked now is dropped for the old: the tokens that came
+// with it are the only ones there are.
+func (m *Manager) refreshedID(ctx context.Context, e endpoints, before, after string) (string, error) {
+	if after == "" {
+		return before, nil
+	}
 	if err := m.checkIDToken(ctx, e, after, ""); err != nil {
-		return err
+		m.cfg.Log.Warn("the id token of a refresh is not used", "err", err)
+		return before, nil
 	}
-	var was, is jwt.MapClaims
+	was, is := jwt.MapClaims{}, jwt.MapClaims{}
 	p := jwt.NewParser()
-	if _, _, err := p.ParseUnverified(before, &was); err != nil {
-		return nil //nolint:nilerr // there was no readable one to compare with
+	if _, _, err := p.ParseUnverified(before, was); err != nil {
+		return after, nil //nolint:nilerr // there was no readable one to compare with
 	}
-	if _, _, err := p.ParseUnverified(after, &is); err != nil {
-		return err
+	if _, _, err := p.ParseUnverified(after, is); err != nil {
+		return "", err
 	}
 	if was["sub"] != nil && was["sub"] != is["sub"] {
-		return errors.New("the refreshed id token names somebody else")
+		return "", errors.New("the refreshed id token names somebody else")
 	}
-	return nil
+	return after, nil
 }
 
 // verify checks a token's signature against the keys at an address, and its times.

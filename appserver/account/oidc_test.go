@@ -110,6 +110,33 @@ func TestIssuerClockIsWrong(t *testing.T) {
 	}
 }
 
+// TestRefreshOutlivesItsIDToken: the tokens that came along are the only ones there
+// are, so an id token that cannot be checked does not cost the login; one that names
+// somebody else does.
+func TestRefreshOutlivesItsIDToken(t *testing.T) {
+	var change func(map[string]any)
+	r, _, err := loggedInBy(t, issuertest.Options{Claims: func(c map[string]any) {
+		if change != nil {
+			change(c)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := r.stored(t).Tokens
+	change = func(c map[string]any) { c["exp"] = 1 }
+	if _, err := r.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.stored(t).Tokens; now.RefreshToken == was.RefreshToken || now.IDToken != was.IDToken {
+		t.Error("the new tokens were not stored beside the old id token")
+	}
+	change = func(c map[string]any) { c["sub"] = "somebody-else" }
+	if _, err := r.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), "somebody else") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestKeysAreLookedUpAgain(t *testing.T) {
 	iss := issuertest.Start(t, issuertest.Options{NoConsent: true})
 	now := time.Now()

@@ -374,8 +374,8 @@ func (m *Manager) askRefresh(ctx context.Context, a secret.Auth, reason string) 
 	if g.Access == "" {
 		return a, fmt.Errorf("%s gave no access token: %w", host(to), ErrUnavailable)
 	}
-	if g.ID != "" && iss.Kind == KindOIDC {
-		if err := m.checkRefreshed(ctx, e, t.IDToken, g.ID); err != nil {
+	if iss.Kind == KindOIDC {
+		if g.ID, err = m.refreshedID(ctx, e, t.IDToken, g.ID); err != nil {
 			return a, err
 		}
 	}

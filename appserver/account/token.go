@@ -117,8 +117,8 @@ func (m *Manager) SetAccessToken(ctx context.Context, token string) (Status, err
 	return m.store(ctx, a)
 }
 
-// accessToken is the bearer for a personal access token: whose it is has to be
-// asked, once.
+// accessToken is the bearer for a personal access token, stored or from the
+// environment, if a mandate lets it be used: whose it is has to be asked, once.
 func (m *Manager) accessToken(ctx context.Context, token string) (Bearer, error) {
 	if tokenMode(token) != secret.ModePAT {
 		return m.fixed(ctx, secret.Auth{Mode: secret.ModeAgent})
@@ -131,6 +131,9 @@ func (m *Manager) accessToken(ctx context.Context, token string) (Bearer, error)
 		if who, err = m.verifyPAT(ctx, token); err != nil {
 			return Bearer{}, err
 		}
+	}
+	if err := errors.Join(m.mayChatGPT(), m.cfg.Policy.CheckWorkspace(who.AccountID)); err != nil {
+		return Bearer{}, err
 	}
 	return Bearer{Token: token, AccountID: who.AccountID, Mode: secret.ModePAT}, nil
 }
