@@ -48,7 +48,8 @@ GOTEST    := $(GO) test $(RACE) -shuffle=on -timeout 20m
 .PHONY: test
 test: need-go ## run the tests; says what a skipped one lacks
 	@test -n "$(RACE)" || echo "note: no C compiler, so the tests run without the race detector"
-	@for p in ssh tmux git; do command -v $$p >/dev/null || echo "note: $$p is not installed, so the journeys that need it are skipped"; done
+	@for p in ssh tmux git chromium gnome-keyring-daemon node; do command -v $$p >/dev/null || echo "note: $$p is not installed, so the journeys that need it are skipped"; done
+	@test -d integration/testdata/oidc/node_modules || echo "note: no OpenID provider, so the journeys that need it are skipped; get it with npm ci --prefix integration/testdata/oidc"
 	@test -n "$$TOWLINE_TEST_CODEX" || echo "note: TOWLINE_TEST_CODEX names no codex program, so what needs the real Codex is skipped"
 ifneq ($(TESTFLAGS),)
 	$(GOTEST) $(TESTFLAGS)
