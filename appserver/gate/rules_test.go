@@ -241,8 +241,8 @@ func TestEngineDeathReachesTheClient(t *testing.T) {
 	}
 	close(p.served)
 	var last protocol.EngineState
-	p.count(func(e protocol.Envelope) bool {
-		return e.Method == protocol.NoteEngine && json.Unmarshal(e.Params, &last) == nil
+	p.wait("the engine's end", 0, func(e protocol.Envelope) bool { // what was written is read a moment later
+		return e.Method == protocol.NoteEngine && json.Unmarshal(e.Params, &last) == nil && last.State == "failed"
 	})
 	if last.State != "failed" || last.Problem != "it was killed" {
 		t.Errorf("the last the client heard of the engine is %+v", last)
