@@ -64,7 +64,10 @@ type Config struct {
 	// Keep is how long the host shall keep what a stream missed while there is no
 	// link; zero leaves it to the host, which then keeps it for an hour.
 	Keep time.Duration
-	Log  *slog.Logger
+	// LendsLogin: this machine lends its login to the host's app-server. A stock Codex
+	// is then run as a child of each stream, with its login in memory.
+	LendsLogin bool
+	Log        *slog.Logger
 
 	parts parts // tests put others in their place
 }

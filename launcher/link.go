@@ -238,15 +238,7 @@ func (s *Session) tryOpen(ctx context.Context, p *progress) (st rpc.Stream, open
 func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *found) (rpc.Stream, bootstrap.Opened, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, fmt.Errorf("no app-server after %s", openTimeout))
 	defer cancel()
-	ch := f.Choice
-	ch.Env = maps.Clone(s.target.SetEnv)
-	if dir := elsewhere(f.Report, ch); dir != "" {
-		ch.Env = set(ch.Env, "XDG_STATE_HOME", dir)
-	}
-	if f.Agent != "" && s.forwards() {
-		// The stable path, never this connection's own: a daemon outlives it.
-		ch.Env = set(ch.Env, "SSH_AUTH_SOCK", f.Agent)
-	}
+	ch := s.choice(f)
 	p.begin(remote.StageStart, oneLine(string(ch.Action)+" "+string(ch.Candidate.Kind)))
 	st, opened, err := s.cfg.parts.open(ctx, conn, f.Report.With(s.cfg.options(p.event)), ch)
 	if err != nil {
@@ -262,6 +254,20 @@ func (s *Session) open(ctx context.Context, p *progress, conn remote.Conn, f *fo
 	s.found, s.opened, s.report = f.started(), opened, f.Report
 	s.mu.Unlock()
 	return st, opened, nil
+}
+
+// choice is what was found, with what this session adds to it.
+func (s *Session) choice(f *found) bootstrap.Choice {
+	ch := f.Choice
+	ch.Env = maps.Clone(s.target.SetEnv)
+	if dir := elsewhere(f.Report, ch); dir != "" {
+		ch.Env = set(ch.Env, "XDG_STATE_HOME", dir)
+	}
+	if f.Agent != "" && s.forwards() {
+		// The stable path, never this connection's own: a daemon outlives it.
+		ch.Env = set(ch.Env, "SSH_AUTH_SOCK", f.Agent)
+	}
+	return s.lending(ch)
 }
 
 // elsewhere is where a Towline daemon keeps its state when the home folder there

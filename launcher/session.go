@@ -100,10 +100,14 @@ const firstLasts = 10 * time.Second
 
 // stream makes st, a link just opened, what Dial returns.
 func (s *Session) stream(ctx context.Context, st rpc.Stream, opened bootstrap.Opened) (rpc.Stream, error) {
+	return s.streamKeeping(ctx, st, opened, s.cfg.Keep)
+}
+
+func (s *Session) streamKeeping(ctx context.Context, st rpc.Stream, opened bootstrap.Opened, keep time.Duration) (rpc.Stream, error) {
 	if !opened.Resumable {
 		return s.register(&stream{Stream: st, s: s})
 	}
-	r := rpc.NewResumable(rpc.ResumeOptions{First: st, Dial: s.resume, Keep: s.cfg.Keep, Log: s.cfg.Log})
+	r := rpc.NewResumable(rpc.ResumeOptions{First: st, Dial: s.resume, Keep: keep, Log: s.cfg.Log})
 	// The server answers before anything else: what is wrong with it is known now,
 	// to somebody who waits.
 	if err := r.Connect(ctx); err != nil {

@@ -96,14 +96,14 @@ func runBridge(ctx context.Context, o *bridgeOptions, host string) error {
 	}
 	err = say.ready(ln.URL(), s.Info())
 	if err == nil {
-		err = carry(ctx, s, ln, say)
+		err = carry(ctx, s, s.Dial, ln, say)
 	}
 	return errors.Join(err, ln.Close(), s.Close())
 }
 
-// carry serves clients until ctx ends.
-func carry(ctx context.Context, s *launcher.Session, ln *transport.Listener, say *bridgeVoice) error {
-	b := bridge.New(bridge.Config{Dial: s.Dial, Events: say.client})
+// carry serves clients until ctx ends. dial is how each gets its stream.
+func carry(ctx context.Context, s *launcher.Session, dial func(context.Context) (rpc.Stream, error), ln *transport.Listener, say *bridgeVoice) error {
+	b := bridge.New(bridge.Config{Dial: dial, Events: say.client})
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		say.follow(ctx, s)
@@ -283,12 +283,16 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 		_ = ln.Close()
 		return err
 	}
+	l, err := o.lend.begin(ctx, s, lc.Host, lc.Log, func(text string) { who.Notice("", text) })
+	if err != nil {
+		return errors.Join(err, ln.Close(), s.Close())
+	}
 	who.hush() // the terminal is Codex's now
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		return carry(gctx, s, ln, &bridgeVoice{o: bo, host: lc.Host, enc: json.NewEncoder(io.Discard)})
+		return carry(gctx, s, l.dial, ln, &bridgeVoice{o: bo, host: lc.Host, enc: json.NewEncoder(io.Discard)})
 	})
 	args := []string{"--remote", ln.URL()}
 	if o.project != "" {
@@ -299,7 +303,7 @@ func connectCodex(ctx context.Context, lc launcher.Config, o *connectOptions) er
 	child.Cancel = func() error { return child.Process.Signal(os.Interrupt) }
 	err = child.Run()
 	stop()
-	err = errors.Join(err, g.Wait(), ln.Close(), s.Close())
+	err = errors.Join(err, g.Wait(), ln.Close(), l.end())
 	// Codex names the socket, which ended with us.
 	fmt.Fprintf(o.errOut, "what it began goes on there. Come back: %s --codex, then /resume\n", o.comeBack(lc.Host))
 	var exit *exec.ExitError

@@ -28,6 +28,7 @@ type connectOptions struct {
 	install, noInstall bool
 	goBack             bool
 	binary             string
+	lend               lendOptions
 	tty                bool // both standard streams are terminals
 	out, errOut        io.Writer
 }
@@ -44,6 +45,7 @@ func (o *connectOptions) flags(c *cobra.Command) {
 	f.StringVar(&o.binary, "binary", "", "put `FILE` there, a towline for the host's system, instead of this program")
 	f.BoolVar(&o.noInstall, "no-install", false, "do not ask to put this program there")
 	f.BoolVar(&o.goBack, "rollback", false, "go back to the version that was there before the last --install, and leave")
+	o.lend.flags(c)
 }
 
 func newConnect() *cobra.Command {
@@ -55,10 +57,15 @@ func newConnect() *cobra.Command {
 			"could reach. It needs nothing there but SSH: a Towline or Codex app-server that\n" +
 			"runs there is joined, one that is installed is started, and where there is\n" +
 			"neither this program offers to put itself there. Nothing listens on a new port.\n\n" +
+			"With --lend-credentials the host works with this machine's ChatGPT login: it gets\n" +
+			"tokens that end soon, keeps them in memory, and has none when you leave. With\n" +
+			"--lend-network a host without a way out reaches its model through this machine,\n" +
+			"over the same connection, and nothing else.\n\n" +
 			"A name that is also a command is reached with `towline connect NAME`.",
-		Example: "  towline dev-server\n  towline dev-server --project ~/src/shop\n  towline connect dev-server --install\n  towline dev-server --codex",
-		Args:    usage(cobra.ExactArgs(1)),
-		RunE:    func(cmd *cobra.Command, args []string) error { return runConnect(cmd, &o, args[0]) },
+		Example: "  towline dev-server\n  towline dev-server --project ~/src/shop\n  towline connect dev-server --install\n  towline dev-server --codex\n" +
+			"  towline dev-server --lend-credentials --lend-network",
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return runConnect(cmd, &o, args[0]) },
 	}
 	o.flags(c)
 	return c
@@ -92,6 +99,11 @@ func runConnect(cmd *cobra.Command, o *connectOptions, host string) error {
 		lc.Install = launcher.InstallNever
 	}
 	ctx := cmd.Context()
+	if err := o.lend.prepare(ctx, host, lc.Log, os.Stderr); err != nil {
+		return err
+	}
+	defer o.lend.close()
+	lc.LendsLogin = o.lend.credentials
 	switch {
 	case o.goBack:
 		return goBackTo(ctx, lc, o)
@@ -115,6 +127,9 @@ func (o *connectOptions) check(host string) error {
 	}
 	if n > 1 {
 		return wrong("--install, --no-install and --rollback exclude each other", "name one of them")
+	}
+	if o.goBack && o.lend.wanted() {
+		return wrong("--rollback leaves at once, so there is nothing to lend", "lend when you connect")
 	}
 	if o.json && o.codex {
 		return wrong("--json and --codex exclude each other", "for a script, use `towline bridge "+host+" --json`")
@@ -145,15 +160,19 @@ func connectPlain(ctx context.Context, lc launcher.Config, o *connectOptions) er
 		return err
 	}
 	u := &ui{cfg: lc, o: o}
+	l, err := o.lend.begin(ctx, s, lc.Host, lc.Log, func(text string) { who.Notice("", text) })
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
 	err = runUI(ctx, o, openUI{Host: lc.Host, ComeBack: o.comeBack(lc.Host)}, tui.Config{
 		NewThread: o.fresh, Host: lc.Host, Project: o.project,
 		Connect: func(_ context.Context, c tui.Connecting) (tui.Opened, error) {
 			who.to(c)
-			return u.opened(s), nil
+			return u.opened(l), nil
 		},
 	})
 	who.hush()
-	return errors.Join(err, s.Close())
+	return errors.Join(err, l.end())
 }
 
 // comeBack is what to type to get to the same place again.
@@ -165,7 +184,7 @@ func (o *connectOptions) comeBack(host string) string {
 	if o.transport != "" {
 		s += " --transport " + o.transport
 	}
-	return s
+	return s + o.lend.args()
 }
 
 // runUI opens the UI until the person leaves.
@@ -196,6 +215,12 @@ func connectJSON(ctx context.Context, lc launcher.Config, o *connectOptions) err
 		_ = enc.Encode(stepJSON(e)) // whoever reads has gone: the connection is still tried
 	}
 	s, err := launcher.Connect(ctx, lc)
+	var l *lent
+	if err == nil {
+		if l, err = o.lend.begin(ctx, s, lc.Host, lc.Log, func(string) {}); err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	if err != nil {
@@ -206,8 +231,9 @@ func connectJSON(ctx context.Context, lc launcher.Config, o *connectOptions) err
 		Ready: true, Host: lc.Host, Target: info.Target.User + "@" + info.Target.HostName, Server: info.Server,
 		Kind: string(info.Opened.Kind), Version: info.Opened.Version, OS: info.Report.OS, Arch: info.Report.Arch,
 		CutEndsTurn: info.Opened.CutEndsTurn, Resumable: info.Opened.Resumable, Notice: info.Choice.Skew.Notice, Blocked: info.Choice.Skew.Block,
+		Lent: l.word,
 	})
-	return errors.Join(err, s.Close())
+	return errors.Join(err, l.end())
 }
 
 // step is one line of `--json`. Scripts rely on it.
@@ -261,6 +287,7 @@ type readyHost struct {
 	Resumable   bool   `json:"resumable"`
 	Notice      string `json:"notice,omitempty"`
 	Blocked     bool   `json:"blocked,omitempty"`
+	Lent        string `json:"lent,omitempty"` // what was lent, and taken back again
 }
 
 // goBackTo undoes the last update of a host's Towline.

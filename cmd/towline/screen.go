@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"towline/appserver/tui"
@@ -26,7 +27,16 @@ func (u *ui) connect(ctx context.Context, c tui.Connecting) (tui.Opened, error) 
 	if err != nil {
 		return tui.Opened{}, err
 	}
-	return u.opened(s), nil
+	return u.lend(ctx, s, c)
+}
+
+// lend lends to a host what the person said, and describes the session to the UI.
+func (u *ui) lend(ctx context.Context, s *launcher.Session, c tui.Connecting) (tui.Opened, error) {
+	l, err := u.o.lend.begin(ctx, s, u.cfg.Host, u.cfg.Log, func(text string) { c.Notice("", text) })
+	if err != nil {
+		return tui.Opened{}, errors.Join(err, s.Close())
+	}
+	return u.opened(l), nil
 }
 
 // through gives what a connection asks and tells to c, and its answers back.
@@ -56,14 +66,19 @@ func offer(ctx context.Context, c tui.Connecting, o launcher.Offer) (bool, error
 }
 
 // opened describes a session to the UI.
-func (u *ui) opened(s *launcher.Session) tui.Opened {
+func (u *ui) opened(l *lent) tui.Opened {
+	s := l.session
 	info, was := s.Info(), u.cfg.Memory.Load(u.cfg.Host)
 	o := tui.Opened{
-		Dial: s.Dial, Close: s.Close, Wake: s.Wake(), Host: u.cfg.Host, Transport: transportName(info),
+		Dial: l.dial, Close: l.end, Wake: s.Wake(), Host: u.cfg.Host, Transport: transportName(info),
 		CutEndsTurn: info.Opened.CutEndsTurn, Note: info.Opened.Note,
 		Project: u.o.project, ProjectAsked: u.o.project != "", Recent: was.Recent, Home: info.Report.Home,
 		Chosen: s.Used,
 		Skew:   tui.Skew{Notice: info.Choice.Skew.Notice, Blocked: info.Choice.Skew.Block},
+	}
+	if l.word != "" {
+		o.Transport += ", " + l.word
+		o.Note = strings.TrimPrefix(o.Note+"; "+l.note, "; ")
 	}
 	if o.Project == "" {
 		o.Project = u.o.host.Project
@@ -107,7 +122,7 @@ func (u *ui) update(info launcher.Info) func(context.Context, tui.Updating) (tui
 		if err != nil {
 			return tui.Opened{}, err
 		}
-		return u.opened(s), nil
+		return u.lend(ctx, s, c)
 	}
 }
 

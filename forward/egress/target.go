@@ -201,3 +201,11 @@ func public(a netip.Addr) bool {
 	}
 	return !slices.ContainsFunc(special, func(p netip.Prefix) bool { return p.Contains(a) })
 }
+
+// Loopback reports whether t is, by its own words, the machine that reads it.
+func (t Target) Loopback() bool {
+	if a, ok := t.addr(); ok {
+		return a.IsLoopback() || a.IsUnspecified()
+	}
+	return t.Host == "localhost" || strings.HasSuffix(t.Host, ".localhost")
+}

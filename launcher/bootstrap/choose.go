@@ -34,6 +34,9 @@ type Choice struct {
 	Env map[string]string `json:"-"`
 	// ForwardAgent asks for agent forwarding on the channel. Filled by the caller.
 	ForwardAgent bool `json:"-"`
+	// Forget: a bare Codex keeps its login in memory and leaves the one that is
+	// stored there alone. Filled by the caller, for Stdio.
+	Forget bool `json:"-"`
 	// Plain: do not offer resumption, whoever is there. Filled by the caller.
 	Plain bool `json:"-"`
 }

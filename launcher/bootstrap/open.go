@@ -64,29 +64,10 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 		opened.Stderr = func() string { return "" }
 		return s, opened, nil
 	}
-	extra, err := exports(rep, ch)
-	if err != nil {
-		return nil, opened, &config.Problem{Stage: remote.StageStart, Err: err, Hints: []string{"check SetEnv in ssh_config"}, Exit: config.ExitConfig}
-	}
 	o.Events(remote.Event{Stage: remote.StageStart, Text: ch.Why})
 	begin := o.Now()
-	t, err := start(ctx, r, o, "open", []variable{
-		{"tl_kind", string(ch.Candidate.Kind)},
-		{"tl_bin", ch.Candidate.Path},
-		{"tl_stdio", map[bool]string{true: "yes", false: "no"}[ch.Action == Stdio]},
-		{"tl_sock", ch.Candidate.Socket},
-		{"tl_dir", runDir(rep)},
-		{"tl_wait", strconv.Itoa(max(1, int(o.StartTimeout/poll)))},
-		{"tl_envt", seconds(o.EnvTimeout)},
-		{"", extra},
-	}, remote.ExecOptions{ForwardAgent: ch.ForwardAgent})
+	t, how, err := launch(ctx, r, rep, ch, &opened)
 	if err != nil {
-		return nil, opened, err
-	}
-	opened.Stderr = t.lastWords
-	how, err := begun(t, o, &opened)
-	if err != nil {
-		t.close()
 		return nil, opened, err
 	}
 	o.Events(remote.Event{Stage: remote.StageStart, Text: opened.text(), Done: true, Took: o.Now().Sub(begin)})
@@ -100,6 +81,36 @@ func Open(ctx context.Context, r Remote, rep Report, ch Choice) (rpc.Stream, Ope
 	}
 	opened.Resumable = rpc.Resumes(s)
 	return s, opened, nil
+}
+
+// launch runs open.sh until the channel is the program's; how is its framing.
+func launch(ctx context.Context, r Remote, rep Report, ch Choice, opened *Opened) (t *talk, how string, err error) {
+	o := rep.o.withDefaults()
+	extra, err := exports(rep, ch)
+	if err != nil {
+		return nil, "", &config.Problem{Stage: remote.StageStart, Err: err, Hints: []string{"check SetEnv in ssh_config"}, Exit: config.ExitConfig}
+	}
+	yes := map[bool]string{true: "yes", false: "no"}
+	t, err = start(ctx, r, o, "open", []variable{
+		{"tl_kind", string(ch.Candidate.Kind)},
+		{"tl_bin", ch.Candidate.Path},
+		{"tl_stdio", yes[ch.Action == Stdio]},
+		{"tl_forget", yes[ch.Forget]},
+		{"tl_sock", ch.Candidate.Socket},
+		{"tl_dir", runDir(rep)},
+		{"tl_wait", strconv.Itoa(max(1, int(o.StartTimeout/poll)))},
+		{"tl_envt", seconds(o.EnvTimeout)},
+		{"", extra},
+	}, remote.ExecOptions{ForwardAgent: ch.ForwardAgent})
+	if err != nil {
+		return nil, "", err
+	}
+	opened.Stderr = t.lastWords
+	if how, err = begun(t, o, opened); err != nil {
+		t.close()
+		return nil, "", err
+	}
+	return t, how, nil
 }
 
 // directTimeout bounds the attempt to reach a daemon without a program between.

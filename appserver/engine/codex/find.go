@@ -184,25 +184,45 @@ func LoggedIn(ctx context.Context, cfg Config) (bool, error) {
 // needsNoAccount reports whether Codex's config.toml chooses a model provider
 // that works without an OpenAI account.
 func needsNoAccount(c Config) bool {
-	f, err := os.Open(filepath.Join(c.home(), "config.toml"))
-	if err != nil {
-		return false
-	}
-	defer func() { _ = f.Close() }() // read-only
-	raw, err := io.ReadAll(io.LimitReader(f, maxConfig))
-	if err != nil {
-		return false
-	}
-	var file struct {
-		ModelProvider  string `toml:"model_provider"`
-		ModelProviders map[string]struct {
-			RequiresOpenAIAuth bool   `toml:"requires_openai_auth"`
-			EnvKey             string `toml:"env_key"`
-		} `toml:"model_providers"`
-	}
-	if toml.Unmarshal(raw, &file) != nil || file.ModelProvider == "" || file.ModelProvider == "openai" {
+	file, ok := readProviders(c)
+	if !ok || file.ModelProvider == "" || file.ModelProvider == "openai" {
 		return false
 	}
 	p := file.ModelProviders[file.ModelProvider]
 	return !p.RequiresOpenAIAuth && (p.EnvKey == "" || getenv(c.Environ, p.EnvKey) != "")
+}
+
+// providersFile is what Codex's config.toml says of model providers.
+type providersFile struct {
+	ModelProvider  string `toml:"model_provider"`
+	ModelProviders map[string]struct {
+		BaseURL            string `toml:"base_url"`
+		RequiresOpenAIAuth bool   `toml:"requires_openai_auth"`
+		EnvKey             string `toml:"env_key"`
+	} `toml:"model_providers"`
+}
+
+func readProviders(c Config) (file providersFile, ok bool) {
+	f, err := os.Open(filepath.Join(c.home(), "config.toml"))
+	if err != nil {
+		return file, false
+	}
+	defer func() { _ = f.Close() }() // read-only
+	raw, err := io.ReadAll(io.LimitReader(f, maxConfig))
+	if err != nil {
+		return file, false
+	}
+	return file, toml.Unmarshal(raw, &file) == nil
+}
+
+// ProviderURL is the address of the model provider that Codex's own config.toml
+// chooses for an environment, "" for OpenAI's and where none is said. It reads the
+// user's file alone, as LoggedIn does.
+func ProviderURL(cfg Config) string {
+	c := cfg.withDefaults()
+	file, ok := readProviders(c)
+	if !ok {
+		return ""
+	}
+	return file.ModelProviders[file.ModelProvider].BaseURL
 }

@@ -1,5 +1,6 @@
 # Becomes the app-server's end of the channel. The caller sets tl_kind (towline,
-# codex), tl_bin, tl_stdio (yes: a bare child, whatever else there is), tl_sock (a
+# codex), tl_bin, tl_stdio (yes: a bare child, whatever else there is), tl_forget
+# (yes: one that keeps its login in memory and leaves what is stored alone), tl_sock (a
 # daemon's socket to try first, or nothing), tl_dir (where a private daemon's
 # socket and log go, or nothing), tl_wait (tries of a fifth of a second until a
 # daemon must answer), tl_envt; and defines known, which exports what the probe
@@ -57,6 +58,7 @@ if [ "$tl_kind" = towline ]; then
 fi
 if [ "$tl_stdio" = yes ]; then
 	environment
+	[ "$tl_forget" = yes ] && go lines -c 'cli_auth_credentials_store="ephemeral"' app-server
 	go lines app-server
 fi
 
