@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -372,8 +371,8 @@ func (r *credentialReport) holders(ctx context.Context, paths config.Paths, home
 			text += ", which does not say what it uses"
 		}
 		if lent != nil {
-			from := strings.Join(slices.DeleteFunc([]string{lent.By.Name, lent.By.Client, lent.By.Via}, func(s string) bool { return s == "" }), ", ")
-			r.lent(lent.Account, "lent by "+printable(from)+"; Towline's daemon has it in memory only")
+			r.lent(lent.Account, fmt.Sprintf("lent by %s (%s, over %s); Towline's daemon has it in memory only",
+				printable(lent.By.Name), printable(lent.By.Client), printable(lent.By.Via)))
 		}
 		r.hold("towline", text)
 	}
