@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"towline/config/secret"
 	"towline/integration/peer"
 )
 
@@ -270,5 +271,46 @@ func TestClockSkewOfTheProvider(t *testing.T) {
 				p.fails(t, "clock")
 			}
 		})
+	}
+}
+
+// An access token that says nothing about itself is refreshed when it is
+// rejected: once, however many processes meet that.
+func TestRefreshWithAnIndependentProvider(t *testing.T) {
+	t.Parallel()
+	d := newOIDCDesk(t, peer.OIDC{Auto: "allow"})
+	p := begin(t, d.laptop, "login", "--device-auth")
+	d.provider.TypeCode(p.out.find(t, deviceCode.String()), false)
+	p.succeeds(t, peer.OIDCEmail)
+	a, err := secret.Parse([]byte(d.laptop.Read(".codex/auth.json")))
+	if err != nil || a.Tokens == nil {
+		t.Fatalf("auth.json: %v", err)
+	}
+	r := &rotation{
+		url: oidcSite, u: d.laptop.User, home: d.laptop.Path(".codex"), state: d.laptop.Mkdir(".local/state/towline"), kind: secret.KindFile,
+		env: []string{"ISSUER_KIND=oidc", "ISSUER_CLIENT=" + peer.OIDCClient, "REJECTED=" + digest(a.Tokens.AccessToken)},
+	}
+	for range 2 {
+		all := []*running{r.start(t), r.start(t), r.start(t)}
+		for _, p := range all {
+			p.begin(t)
+		}
+		first := all[0].token(t)
+		for _, p := range all {
+			if p != all[0] && p.token(t) != first {
+				t.Error("two processes go on with different tokens")
+			}
+		}
+		if "REJECTED="+first == r.env[2] {
+			t.Error("they go on with the rejected token")
+		}
+		r.env[2] = "REJECTED=" + first
+	}
+	stats := d.provider.Stats()
+	if n, failed := stats["grant.success refresh_token"], stats["grant.error refresh_token"]; n != 2 || failed != 0 {
+		t.Errorf("%d refreshes, and %d that failed", n, failed)
+	}
+	if s := loginStatus(t, d.laptop); s["loggedIn"] != true {
+		t.Errorf("login status: %v", s)
 	}
 }

@@ -31,7 +31,7 @@ const refresherVariable = "TOWLINE_TEST_REFRESHER"
 
 // refresher is a process that wants a token, as a daemon does: it opens the
 // login of CODEX_HOME, waits for a line of input, and prints a digest of the
-// token it was given.
+// token it was given. A token whose digest is in REJECTED was not accepted.
 func refresher(issuer string) int {
 	fail := func(err error) int { _, _ = fmt.Println("error:", err); return 1 }
 	store, err := secret.Open(secret.Options{
@@ -43,7 +43,9 @@ func refresher(issuer string) int {
 	if os.Getenv("PUT") != "" {
 		return put(store)
 	}
-	m, err := account.New(account.Config{Store: store, Issuer: account.Issuer{URL: issuer}})
+	m, err := account.New(account.Config{Store: store, Issuer: account.Issuer{
+		URL: issuer, Kind: account.IssuerKind(os.Getenv("ISSUER_KIND")), ClientID: os.Getenv("ISSUER_CLIENT"),
+	}})
 	if err != nil {
 		return fail(err)
 	}
@@ -53,6 +55,9 @@ func refresher(issuer string) int {
 	ctx, cancel := context.WithTimeout(context.Background(), peer.Patience)
 	defer cancel()
 	b, err := m.Token(ctx)
+	if err == nil && os.Getenv("REJECTED") == digest(b.Token) {
+		b, err = m.Rejected(ctx, b)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -86,6 +91,7 @@ func digest(token string) string {
 // rotation is a login that expired an hour ago, and its issuer.
 type rotation struct {
 	issuer      *issuertest.Issuer
+	url         string // the issuer's
 	home, state string
 	kind        secret.Kind
 	env         []string // further environment of refreshers
@@ -107,6 +113,7 @@ func newRotation(t *testing.T) *rotation {
 		URL: "http://" + srv.Listener.Addr().String(), AccessTTL: ttl,
 		Now: func() time.Time { return time.Now().Add(-time.Duration(r.back.Load())) },
 	})
+	r.url = r.issuer.URL
 	srv.Start()
 	t.Cleanup(func() { r.issuer.Release(""); srv.Close() })
 	r.loginAgo(t, 2*time.Hour)
@@ -165,7 +172,7 @@ func (r *rotation) start(t *testing.T, env ...string) *running {
 		cmd = r.u.Command(context.Background(), r.u.Path("bin/refresher"), "-test.run=^$")
 	}
 	cmd.Env = append([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, refresherVariable + "=" + r.issuer.URL,
+		"PATH=" + os.Getenv("PATH"), "HOME=" + r.home, refresherVariable + "=" + r.url,
 		"CODEX_HOME=" + r.home, "STATE=" + r.state, "KIND=" + string(r.kind),
 		"GORACE=atexit_sleep_ms=0", // the race detector would wait a second at the end
 	}, append(r.env, env...)...)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httputil"
@@ -127,7 +128,7 @@ func StartOIDC(t testing.TB, o OIDC) *OIDCProvider {
 	}
 	if len(o.Machines) > 0 {
 		p.Web = NewWeb(t)
-		p.Serve(&httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		p.Serve(&httputil.ReverseProxy{ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "http", Host: p.Addr})
 			r.Out.Host = r.In.Host
 			r.SetXForwarded()
