@@ -8,6 +8,7 @@ package appserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +43,8 @@ type Config struct {
 	Describe func(*protocol.HostStatus)
 	// HostLogin is the gate's: whether a login of the host's own is stored.
 	HostLogin func() bool
+	// MayLogIn is the gate's: whether a mandate allows an account/login/start.
+	MayLogIn func(params json.RawMessage) error
 	// Egress, when not nil, is asked about clients that lend this host their network.
 	Egress transport.EgressFunc
 	Log    *slog.Logger
@@ -92,8 +95,8 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}
 	s.gate = gate.New(gate.Config{
-		HostLogin: cfg.HostLogin,
-		Engine:    cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
+		HostLogin: cfg.HostLogin, MayLogIn: cfg.MayLogIn,
+		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
 	})

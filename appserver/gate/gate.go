@@ -53,6 +53,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -158,6 +159,12 @@ type Config struct {
 	// HostLogin reports whether a login of the host's own is stored where the
 	// engine keeps its. Nil: unknown, taken for no.
 	HostLogin func() bool
+
+	// MayLogIn says whether what the owner of the machine mandates allows an
+	// account/login/start with these params, before the engine sees it: an engine
+	// need not know all of the mandates. Its error's text is for the client. Nil
+	// allows everything.
+	MayLogIn func(params json.RawMessage) error
 
 	// Status is the host's part of towline/status/read; the gate fills in
 	// engine, attached and threads. Nil: only those are told.
