@@ -12,7 +12,7 @@ import (
 // While a turn waits for a login, the store is looked at this often for one that
 // another program made, and the request is tried anyway now and then.
 const (
-	lookAgain            = 5 * time.Second
+	lookAgain            = 2 * time.Second
 	tryAgain, tryAgainAt = 30 * time.Second, 30 * time.Minute // first, at most
 )
 
