@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"towline/appserver/account/issuertest"
 	"towline/integration/peer"
@@ -357,8 +358,12 @@ func TestRemoteLoginEndsWithItsWindow(t *testing.T) {
 		f.room.Sever(t)
 		f.room.WaitNoListener(1455, 1457)
 		peer.Eventually(t, "no process of a login there", func() bool { return len(logins(f.user)) == 0 })
+		began := time.Now()
 		term.Keys("C-c")
-		term.Wait("[exit ")
+		term.Wait("[exit 130]")
+		if took := time.Since(began); took > peer.Patience/2 { // the link itself is given up later
+			t.Errorf("it took %v to give up a login whose host is gone", took)
+		}
 		f.clean(t)
 	})
 }

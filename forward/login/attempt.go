@@ -97,7 +97,13 @@ func (a *attempt) read() {
 			break
 		}
 	}
-	a.ended = a.p.Wait()
+	over := make(chan error, 1)
+	go func() { over <- a.p.Wait() }() // on a dead link it ends with the connection only
+	select {
+	case a.ended = <-over:
+	case <-a.done:
+		return
+	}
 	a.why = codex.complaint()
 	if p, ok := a.p.(interface{ LastWords() string }); ok && a.why == "" {
 		for line := range strings.Lines(p.LastWords()) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"towline/config"
 	"towline/forward/sshfwd"
@@ -292,27 +293,48 @@ func (b *broker) forwarded(ctx context.Context, l *sshfwd.Listener) error {
 	}
 	carrier, err := b.carrier(ctx, where.Port)
 	if err != nil {
-		return b.unreachable(ctx, err)
+		return b.unreachable(ctx, a, err)
 	}
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	served := make(chan struct{})
+	defer func() { <-served }()
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	wg.Go(func() {
+	go func() {
+		defer close(served)
 		if err := l.Serve(ctx, carrier.Dial, b.c.Log); err != nil {
 			b.step("port %d is lost: %v", where.Port, err)
 		}
-	})
+	}()
 	page.Port = &where.Port
 	page.Opened = b.open(ctx, page.URL)
 	b.c.Person.Tell(page)
-	return b.await(ctx, a, &where, carrier)
+	err = b.await(ctx, a, &where, carrier)
+	if err == nil { // the browser may still be reading that all went well
+		_ = l.Close()
+		t := time.NewTimer(lastPage)
+		defer t.Stop()
+		select {
+		case <-served:
+		case <-t.C:
+		}
+	}
+	return err
 }
 
 // unreachable is what to make of a port of the host's that no way leads to.
-func (b *broker) unreachable(ctx context.Context, err error) error {
+func (b *broker) unreachable(ctx context.Context, a *attempt, err error) error {
 	if ctx.Err() != nil || b.c.Lost != nil && b.c.Lost() != nil {
 		return err
+	}
+	select {
+	case _, ok := <-a.events:
+		if !ok { // the login there has ended, and the port with it
+			a.end()
+			if why := b.outcome(a); why != nil {
+				return why
+			}
+		}
+	default:
 	}
 	b.step("%v", err)
 	return errNext

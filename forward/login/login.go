@@ -39,6 +39,7 @@ const (
 	probeWait   = 2 * time.Second  // a program of this machine that may be a login
 	freeWait    = 5 * time.Second  // until a cancelled login has let go of its port
 	freePoll    = 50 * time.Millisecond
+	lastPage    = 5 * time.Second // for the browser to read the login's last page
 )
 
 // The ports an issuer redirects to: the one that is tried first, and the other.

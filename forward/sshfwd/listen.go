@@ -13,7 +13,7 @@ import (
 )
 
 // maxConns is how many connections a Listener carries at once: a browser opens a
-// few for one page. More wait in the kernel.
+// few for one page. More wait their turn.
 const maxConns = 16
 
 // Listener holds a port of this machine's loopback: 127.0.0.1, and ::1 where there
@@ -55,16 +55,17 @@ func Reserved(err error) bool { return errors.Is(err, errReserved) }
 // Port is the port.
 func (l *Listener) Port() int { return l.port }
 
-// Serve carries each connection through dial until ctx ends or Close is called,
-// and waits for all of them to end. A connection whose dial fails is closed.
+// Serve carries each connection through dial until ctx ends, which ends them, or
+// Close is called, which leaves those there are to end by themselves; it waits for
+// all of them. A connection whose dial fails is closed.
 func (l *Listener) Serve(ctx context.Context, dial func(context.Context) (Conn, error), log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	places := make(chan struct{}, maxConns)
@@ -89,21 +90,16 @@ func (l *Listener) Serve(ctx context.Context, dial func(context.Context) (Conn, 
 	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
+	cancel()
 	return err
 }
 
-// accept takes a place before each connection; the place is given back by what
-// begin starts.
+// accept takes a place for each connection; the place is given back by what begin
+// starts.
 func accept(ctx context.Context, ln net.Listener, places chan struct{}, begin func(net.Conn)) error {
 	for {
-		select {
-		case places <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		c, err := ln.Accept()
 		if err != nil {
-			<-places
 			var ne net.Error
 			if errors.As(err, &ne) && ne.Timeout() || temporary(err) {
 				select { // out of file descriptors: others may give some back
@@ -115,7 +111,13 @@ func accept(ctx context.Context, ln net.Listener, places chan struct{}, begin fu
 			}
 			return err
 		}
-		begin(c)
+		select {
+		case places <- struct{}{}:
+			begin(c)
+		case <-ctx.Done():
+			_ = c.Close()
+			return nil
+		}
 	}
 }
 
@@ -131,7 +133,7 @@ func carried(ctx context.Context, c net.Conn, dial func(context.Context) (Conn, 
 	log.Debug("a connection was carried", "up", n.ToB, "down", n.ToA, "err", err)
 }
 
-// Close lets go of the port, and ends Serve. Idempotent.
+// Close lets go of the port; Serve ends once its connections have. Idempotent.
 func (l *Listener) Close() error {
 	l.once.Do(func() {
 		for _, ln := range l.lns {
