@@ -291,3 +291,12 @@ func TestForbiddenLoginIsRefusedAsCodexRefusesIt(t *testing.T) {
 		}
 	}
 }
+
+// A login from before the mandate came is not handed to a Codex that does not read
+// it.
+func TestSecurityHostDoesNotServeAForbiddenLogin(t *testing.T) {
+	m := newMandated(t, map[string]string{"towline/requirements.toml": `allowed_login_methods = ["chatgpt"]`})
+	m.write(m.path("towline/config.toml"), "[engine]\nkind = \"codex\"\n[ssh]\nlisten = \"off\"\n", 0o600)
+	m.write(m.path("codex/auth.json"), canaryKey, 0o600)
+	m.fails(5, "", []string{"serve"}, "error: policy: ", "the login that is stored here may not be used", oursFile, "towline logout")
+}

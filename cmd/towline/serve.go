@@ -146,11 +146,17 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err != nil {
 		return nil, err
 	}
+	if engine.Kind == config.EngineCodex {
+		if err := login.mayServe(ctx); err != nil {
+			return nil, err
+		}
+	}
 	h = &host{log: log, login: login, network: network, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored,
-		Egress: h.egress, Log: log,
+		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
+		Egress:   h.egress, Log: log,
 	})
 	if err != nil {
 		return nil, err
