@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -178,7 +179,7 @@ func (h *receiving) room(ctx context.Context, a secret.Auth, replace bool) error
 	case sameOwner(was, a):
 		return nil // it is a login of theirs in the place of another
 	}
-	text := "an " + strings.ToLower(modeNames[string(was.Mode)])
+	text := cmp.Or(modeNames[string(was.Mode)], "a login")
 	if was.Mode == secret.ModeChatGPT {
 		text = "a ChatGPT login"
 		if was.Tokens != nil {
