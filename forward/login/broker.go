@@ -309,7 +309,7 @@ func (b *broker) forwarded(ctx context.Context, l *sshfwd.Listener) error {
 	page.Opened = b.open(ctx, page.URL)
 	b.c.Person.Tell(page)
 	err = b.await(ctx, a, &where, carrier)
-	if err == nil { // the browser may still be reading that all went well
+	if ctx.Err() == nil { // the browser, or a newcomer that took over, may still be reading the last answer
 		_ = l.Close()
 		t := time.NewTimer(lastPage)
 		defer t.Stop()
