@@ -225,8 +225,14 @@ func TestPutThroughTowlinesDoor(t *testing.T) {
 	t.Run("admin", func(t *testing.T) {
 		t.Parallel()
 		c, h := newDoorCustodians(t, "admin")
-		told(t, c.with(t, "sk-host-0123456789abcdef-key", "credentials", "put", "dev", "--api-key"), 0, "API key", "auth.json")
-		if !strings.Contains(c.read("auth.json"), "sk-host-0123456789abcdef-key") {
+		canary := peer.NewCanary(t)
+		key := "sk-host-" + canary.Value
+		r := c.with(t, key, "credentials", "put", "dev", "--api-key")
+		told(t, r, 0, "API key", "auth.json")
+		canary.Absent("what put says", r.Stdout+r.Stderr)
+		canary.Absent("the host's log", h.Log())
+		canary.Files([]string{h.Home, c.laptop.Home}, nil)
+		if !strings.Contains(c.read("auth.json"), key) {
 			t.Errorf("the host has %q", c.read("auth.json"))
 		}
 		raw, err := os.ReadFile(filepath.Join(h.Home, "audit.jsonl"))

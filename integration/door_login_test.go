@@ -145,7 +145,7 @@ func TestDoorLeadsToTheStockLoginAndNothingElse(t *testing.T) {
 
 		stop = d.start(t, c.Bin, "app-server", "--listen", "ws://127.0.0.1:1455")
 		d.room.WaitListener(1455)
-		refused(t, d.reach(t, "localhost:1455"), "does not show itself")
+		refused(t, d.reach(t, "localhost:1455"), "port 1455") // whether it can be seen or not
 		stop()
 		d.room.WaitNoListener(1455)
 	})

@@ -183,6 +183,18 @@ func TestForwardEndsWithItsLogin(t *testing.T) {
 	eventually(t, "its place is free", func() bool { return len(h.forwards) == 0 })
 }
 
+func TestSecurityForwardEndsWithItsKey(t *testing.T) {
+	h, port := loginHost(t, func(c *Config) { c.Limits.Recheck = 10 * time.Millisecond })
+	defer listenAs(t, actor(t, "codex"), at(port))()
+	fc, err := h.dial().Dial("tcp", at(port))
+	must(t, err)
+	got := make(chan error, 1)
+	go func() { _, err := io.ReadAll(fc); got <- err }()
+	h.authorize(newKey(t).line("somebody else"))
+	wait(t, "the end of the forward", got)
+	eventually(t, "its place is free", func() bool { return len(h.forwards) == 0 })
+}
+
 func TestForwardsAreBounded(t *testing.T) {
 	h, port := loginHost(t, func(c *Config) { c.Limits.Forwards, c.Limits.AllForwards = 2, 3 })
 	defer listenAs(t, actor(t, "codex"), at(port))()

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"towline/config"
 	"towline/config/secret"
@@ -52,7 +55,15 @@ func moveCredential(ctx context.Context, o *reachOptions, host string, replace b
 	if err != nil {
 		return none, err
 	}
-	ledger := custody.Ledger{Path: paths.Moving()}
+	c, ask, err := openForPerson(paths, cfg)
+	if err != nil {
+		return none, err
+	}
+	aside, err := openAside(paths, c, cfg.Auth.Timeout(), ask)
+	if err != nil {
+		return none, err
+	}
+	ledger := custody.Ledger{Path: paths.Moving(), Aside: aside}
 	pending, err := ledger.Pending()
 	if err != nil {
 		return none, err
@@ -64,10 +75,6 @@ func moveCredential(ctx context.Context, o *reachOptions, host string, replace b
 				printable(pending.Host), pending.Since.Local().Format(time.DateTime), custody.ErrUnresolved),
 			Hints: []string{"resolve that first: `towline credentials move " + pending.Host + "`"},
 		}
-	}
-	c, err := openCredentials(paths, cfg, nil, nil)
-	if err != nil {
-		return none, err
 	}
 	local := localLogin{c, paths, cfg}
 	if pending == nil { // before anybody is asked for a password
@@ -97,6 +104,51 @@ func moveCredential(ctx context.Context, o *reachOptions, host string, replace b
 	}
 	st, err := mv.Move(ctx)
 	return st, link.explain(err)
+}
+
+// openForPerson opens this machine's credentials; whoever is there is asked for the
+// passphrase of an encrypted store, once.
+func openForPerson(paths config.Paths, cfg config.Config) (credentials, func(context.Context) (string, error), error) {
+	c, err := openCredentials(paths, cfg, nil, nil)
+	if err != nil || c.kind != config.StoreEncrypted || !term.IsTerminal(int(os.Stdin.Fd())) {
+		return c, nil, err
+	}
+	var typed string
+	ask := func(ctx context.Context) (string, error) {
+		if typed != "" {
+			return typed, nil
+		}
+		var err error
+		typed, err = askSecret(ctx, os.Stdin, os.Stderr, "Passphrase of the credential store: ")
+		return typed, err
+	}
+	c, err = openCredentials(paths, cfg, ask, nil)
+	return c, ask, err
+}
+
+// aside is a store of the machine's kind for a login that no program is to find.
+type aside struct {
+	*secret.Store
+	dir string
+}
+
+// openAside prepares it. What the owner of the machine demands of stores it keeps.
+func openAside(paths config.Paths, c credentials, keyring time.Duration, ask func(context.Context) (string, error)) (aside, error) {
+	a := aside{dir: filepath.Join(paths.State, "aside")}
+	var err error
+	a.Store, err = secret.Open(secret.Options{
+		CodexHome: a.dir, Kind: secret.Kind(c.kind), Environ: os.Getenv, StateDir: paths.State, KeyringTimeout: keyring, Passphrase: ask,
+	})
+	return a, err
+}
+
+// Delete implements custody.Aside, and leaves no lock files either.
+func (a aside) Delete(ctx context.Context) (bool, error) {
+	had, err := a.Store.Delete(ctx)
+	if err == nil {
+		err = os.RemoveAll(a.dir)
+	}
+	return had, err
 }
 
 // relink opens streams to a host's receiving program, over a new connection when
@@ -244,14 +296,4 @@ func (l localLogin) Restore(ctx context.Context, a secret.Auth) (bool, error) {
 	}
 	// It never left, or was renewed since; or somebody logged in anew.
 	return now.Mode == a.Mode && custody.MarkOf(now).Account == custody.MarkOf(a).Account, nil
-}
-
-// pendingMove is the move of this machine's login that is not over, nil when
-// there is none or the ledger cannot be read.
-func pendingMove(paths config.Paths) *custody.Move {
-	m, err := custody.Ledger{Path: paths.Moving()}.Pending()
-	if err != nil {
-		return nil
-	}
-	return m
 }

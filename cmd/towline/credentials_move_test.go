@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -466,6 +469,49 @@ func TestMoveResolvedAfterAnotherLogin(t *testing.T) {
 	if r.has(r.laptop).APIKey == "" {
 		t.Error("the new login is gone")
 	}
+}
+
+// Where the machine keeps logins encrypted, the one that is kept aside is, too.
+func TestMoveKeepsTheLoginAsideAsItWasKept(t *testing.T) {
+	r := newTwoEnds(t, issuertest.Options{})
+	a := r.has(r.laptop)
+	keys := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", keys)
+	must(t, os.WriteFile(filepath.Join(keys, "towline.credentials-key"), []byte(strings.Repeat("k", 32)), 0o600))
+	must(t, os.RemoveAll(r.laptop.cfg.Engine.Codex.Home))
+	r.laptop.cfg.Store = config.StoreEncrypted
+	r.store(r.laptop, a)
+	killed := errors.New("killed")
+	mv := r.mover(r.direct)
+	mv.ForTest(1, func(at string) error {
+		if at == "before commit" {
+			return killed
+		}
+		return nil
+	})
+	if _, err := mv.Move(t.Context()); !errors.Is(err, killed) {
+		t.Fatal(err)
+	}
+	r.unused()
+	err := filepath.WalkDir(filepath.Dir(r.laptop.paths.State), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		raw, err := os.ReadFile(path)
+		if strings.Contains(string(raw), a.Tokens.RefreshToken) {
+			t.Errorf("the token lies open in %s", path)
+		}
+		return err
+	})
+	must(t, err)
+	res, err := r.mover(r.direct).Resolve(t.Context())
+	must(t, err)
+	if res.Outcome != custody.Returned || !res.Kept || r.has(r.laptop).Fingerprint() != a.Fingerprint() {
+		t.Errorf("%+v", res)
+	}
+	_, err = r.mover(r.direct).Move(t.Context())
+	must(t, err)
+	r.settled("host")
 }
 
 // An older store of another kind is emptied too.

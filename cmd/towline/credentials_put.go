@@ -187,7 +187,7 @@ func ownCredential(ctx context.Context, host string) (given, error) {
 	if err != nil {
 		return given{}, err
 	}
-	c, err := openCredentials(paths, cfg, nil, nil)
+	c, _, err := openForPerson(paths, cfg)
 	if err != nil {
 		return given{}, err
 	}

@@ -130,8 +130,11 @@ func (r *twoEnds) serve(rw io.ReadWriteCloser, wrap func(custody.Host) custody.H
 
 // mover moves the laptop's login over links that dial gives.
 func (r *twoEnds) mover(dial func(context.Context) (io.ReadWriteCloser, error)) *custody.Mover {
+	c := r.open(r.laptop)
+	kept, err := openAside(r.laptop.paths, c, 0, nil)
+	must(r.t, err)
 	mv := &custody.Mover{
-		Local: localLogin{r.open(r.laptop), r.laptop.paths, r.laptop.cfg}, Ledger: custody.Ledger{Path: r.laptop.paths.Moving()},
+		Local: localLogin{c, r.laptop.paths, r.laptop.cfg}, Ledger: custody.Ledger{Path: r.laptop.paths.Moving(), Aside: kept},
 		Host: "host", Dial: dial,
 	}
 	mv.ForTest(time.Millisecond, nil)
@@ -164,6 +167,9 @@ func (r *twoEnds) settled(where string) {
 	}
 	if p, err := (custody.Ledger{Path: r.laptop.paths.Moving()}).Pending(); p != nil || err != nil {
 		r.t.Errorf("the ledger has %v, %v", p, err)
+	}
+	if _, err := os.Stat(filepath.Join(r.laptop.paths.State, "aside")); err == nil {
+		r.t.Error("something is still kept aside")
 	}
 	m, err := newManager(which.cfg, r.open(which), slog.New(slog.DiscardHandler))
 	must(r.t, err)

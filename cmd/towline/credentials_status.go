@@ -174,7 +174,7 @@ func lookAtCredentials(ctx context.Context, paths config.Paths, cfg config.Confi
 	r.Policy.Files = append(r.Policy.Files, c.policy.Files...)
 	r.Policy.Mandates = c.policy.Lines()
 	r.places(ctx, c)
-	r.besides(paths, c)
+	r.besides(ctx, paths, c)
 	r.lock(c.store)
 	r.environment(paths)
 	r.override(c)
@@ -256,7 +256,7 @@ const (
 )
 
 // besides lists what lies in Towline's own folder.
-func (r *credentialReport) besides(paths config.Paths, c credentials) {
+func (r *credentialReport) besides(ctx context.Context, paths config.Paths, c credentials) {
 	m, err := custody.Ledger{Path: paths.Moving()}.Pending()
 	switch {
 	case err != nil:
@@ -265,9 +265,12 @@ func (r *credentialReport) besides(paths config.Paths, c credentials) {
 		p := placeReport{Kind: placeMoving, Path: paths.Moving(), Login: &loginReport{
 			Mode: string(secret.ModeChatGPT), Email: printable(m.Email), AccountID: printable(m.Account), Fingerprint: m.Fingerprint,
 		}}
-		if r.Policy.Problem == "" {
-			if err := c.policy.CheckPlace(secret.Place{Kind: placeMoving, Path: p.Path, Plain: true}); err != nil {
-				p.Forbids = oneProblem(err)
+		if kept, err := openAside(paths, c, 0, nil); err == nil {
+			for _, at := range kept.Places(ctx) { // one, or none when it has left
+				p.Path = at.Path
+				if err := c.policy.CheckPlace(at); err != nil && r.Policy.Problem == "" {
+					p.Forbids = oneProblem(err)
+				}
 			}
 		}
 		r.Places = append(r.Places, p)

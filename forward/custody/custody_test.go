@@ -108,24 +108,9 @@ func TestPut(t *testing.T) {
 	})
 }
 
-// speaks plays a receiver that says text and then reads all it is sent.
-func speaks(t *testing.T, text string) io.ReadWriteCloser {
-	t.Helper()
-	near, far := net.Pipe()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_, _ = io.WriteString(far, text)
-		_ = far.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		_, _ = io.Copy(io.Discard, far)
-		_ = far.Close()
-	}()
-	t.Cleanup(func() { _ = near.Close(); <-done })
-	return near
-}
+const ready = mark + `{"event":"ready","v":1}` + "\n"
 
 func TestPutToWhatIsNoReceiver(t *testing.T) {
-	ready := mark + `{"event":"ready","v":1}` + "\n"
 	for name, tc := range map[string]struct{ says, want string }{
 		"nothing":            {"", "does not know how to receive"},
 		"only rc noise":      {strings.Repeat("Welcome!\n", 100), "does not know how to receive"},
@@ -138,7 +123,7 @@ func TestPutToWhatIsNoReceiver(t *testing.T) {
 		"failed, of nothing": {ready + mark + `{"event":"failed"}` + "\n", "does not say why"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := Put(t.Context(), speaks(t, tc.says), "dev", KindAPIKey, "sk-secret", "f", false)
+			_, err := Put(t.Context(), stdio{strings.NewReader(tc.says), io.Discard}, "dev", KindAPIKey, "sk-secret", "f", false)
 			var p *config.Problem
 			if !errors.As(err, &p) || p.Stage == "" || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("%v", err)
@@ -160,24 +145,12 @@ func order(m message, payload []byte, damage func(*message)) []byte {
 	return append(append(append([]byte(mark), head...), '\n'), payload...)
 }
 
-// tell sends raw bytes to a receiver and returns what it says.
+// tell gives a receiver raw bytes and their end, and returns what it says.
 func tell(t *testing.T, h Host, raw []byte) (said string, err error) {
 	t.Helper()
-	rw, done := served(t, h, t.TempDir())
-	heard := make(chan string, 1)
-	go func() {
-		b, _ := io.ReadAll(rw)
-		heard <- string(b)
-	}()
-	_, _ = rw.Write(raw) // it may not want all of it
-	_ = rw.(net.Conn).SetWriteDeadline(time.Now())
-	select {
-	case err = <-done:
-	case <-time.After(50 * time.Millisecond): // it waits for more, which does not come
-		_ = rw.Close()
-		err = <-done
-	}
-	return <-heard, err
+	var out bytes.Buffer
+	err = Serve(t.Context(), stdio{bytes.NewReader(raw), &out}, h, Records{Dir: t.TempDir()}, About{Version: "1", Name: "h"})
+	return out.String(), err
 }
 
 func TestReceiverStoresAllOrNothing(t *testing.T) {
@@ -185,11 +158,7 @@ func TestReceiverStoresAllOrNothing(t *testing.T) {
 	whole := order(message{Op: "put", Kind: KindAPIKey}, key, nil)
 	for n := range whole {
 		h := &shelf{}
-		rw, done := served(t, h, t.TempDir())
-		go func() { _, _ = io.Copy(io.Discard, rw) }()
-		_, _ = rw.Write(whole[:n])
-		_ = rw.Close()
-		if err := <-done; err == nil || len(h.puts) != 0 {
+		if _, err := tell(t, h, whole[:n]); err == nil || len(h.puts) != 0 {
 			t.Fatalf("after %d of %d bytes: %v, %q", n, len(whole), err, h.puts)
 		}
 	}
@@ -320,11 +289,13 @@ func TestLedgerIsPrivateAndChecked(t *testing.T) {
 	}
 	got, err := l.Pending()
 	must(t, err)
-	if got.ID != m.ID || got.Host != "dev" || got.Step != StepCommitted || got.auth.Fingerprint() != m.Fingerprint {
+	if got.ID != m.ID || got.Host != "dev" || got.Step != StepCommitted || got.Fingerprint != m.Fingerprint {
 		t.Errorf("%v", got)
 	}
-	if text := fmt.Sprintf("%v %+v %s", got, *got, got); strings.Contains(text, "rt-secret") {
-		t.Errorf("it prints its secret: %s", text)
+	raw, err := os.ReadFile(l.Path)
+	must(t, err)
+	if text := fmt.Sprintf("%s %v %+v %s", raw, m, *m, m); strings.Contains(text, "rt-secret") {
+		t.Errorf("it holds or prints its secret: %s", text)
 	}
 	release, err := l.hold()
 	must(t, err)
@@ -332,7 +303,7 @@ func TestLedgerIsPrivateAndChecked(t *testing.T) {
 		t.Errorf("two hold it: %v", err)
 	}
 	release()
-	for name, text := range map[string]string{"no JSON": "{", "no login": `{"id":"` + m.ID + `","auth":7}`, "no id": `{"id":"x","auth":{}}`} {
+	for name, text := range map[string]string{"no JSON": "{", "no id": `{"id":"x","host":"dev"}`, "an id that is a path": `{"id":"../../x"}`} {
 		must(t, os.WriteFile(l.Path, []byte(text), 0o600))
 		if _, err := l.Pending(); err == nil || len(config.Hints(err)) == 0 {
 			t.Errorf("%s: %v", name, err)
@@ -342,7 +313,8 @@ func TestLedgerIsPrivateAndChecked(t *testing.T) {
 	if _, err := l.Pending(); err == nil {
 		t.Error("one that others can read is read")
 	}
-	must(t, l.close())
+	l.Aside = &nowhere{}
+	must(t, l.close(t.Context()))
 	if m, err := l.Pending(); m != nil || err != nil {
 		t.Error(m, err)
 	}
@@ -351,6 +323,19 @@ func TestLedgerIsPrivateAndChecked(t *testing.T) {
 		t.Error("a link is followed")
 	}
 }
+
+// nowhere has nothing aside.
+type nowhere struct{}
+
+func (*nowhere) Save(context.Context, secret.Auth) (secret.Where, error) {
+	return secret.Where{}, errors.New("no room")
+}
+
+func (*nowhere) Load(context.Context) (secret.Auth, secret.Where, error) {
+	return secret.Auth{}, secret.Where{}, secret.ErrNone
+}
+
+func (*nowhere) Delete(context.Context) (bool, error) { return false, nil }
 
 // Whatever comes, a receiver answers in its protocol, keeps nothing that is not
 // whole, and ends.

@@ -1,8 +1,10 @@
 package custody
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -39,17 +41,9 @@ func writePrivate(path string, b []byte) (err error) {
 	return syncDir(dir)
 }
 
-// removePrivate overwrites what a file holds and removes it. What the disk keeps
-// of the old blocks is beyond us.
+// removePrivate removes a file for good.
 func removePrivate(path string) error {
-	if f, err := os.OpenFile(path, os.O_WRONLY|osfile.NoFollow, 0); err == nil {
-		if info, err := f.Stat(); err == nil && info.Size() <= MaxPayload*2 {
-			_, _ = f.Write(make([]byte, info.Size()))
-			_ = f.Sync()
-		}
-		_ = f.Close()
-	}
-	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return syncDir(filepath.Dir(path))

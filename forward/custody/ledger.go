@@ -1,6 +1,7 @@
 package custody
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -43,50 +44,62 @@ type Move struct {
 // String says which, never what.
 func (m Move) String() string { return "move " + m.ID + " to " + m.Host + ", " + m.Step }
 
-// stored is a Move with what it moves, in the ledger's file.
-type stored struct {
-	Move
-	Auth json.RawMessage `json:"auth"`
+// Aside keeps a login out of every program's sight: a store of the same kind as
+// the login's own, under another name. A *secret.Store is one.
+type Aside interface {
+	Save(ctx context.Context, a secret.Auth) (secret.Where, error)
+	Load(ctx context.Context) (secret.Auth, secret.Where, error)
+	Delete(ctx context.Context) (bool, error)
 }
 
 // Ledger is the one file of a machine that says whether a login is being moved
-// away, and holds the login aside meanwhile: 0600, in a folder that is this
-// user's alone. While it says [StepCommitted] nobody here may use that login.
-type Ledger struct{ Path string }
+// away. It is private to the user and holds no secret; the login itself is kept in
+// Aside meanwhile, which only looking does without. While the file says
+// [StepCommitted] nobody here may use that login.
+type Ledger struct {
+	Path  string
+	Aside Aside
+}
+
+// maxLedger bounds the file, in bytes.
+const maxLedger = 64 << 10
 
 // Pending is the move that is not over, nil when there is none.
 func (l Ledger) Pending() (*Move, error) {
-	raw, err := readPrivate(l.Path, MaxPayload*2)
+	raw, err := readPrivate(l.Path, maxLedger)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, ledgerProblem(err)
 	}
-	var s stored
-	if err := json.Unmarshal(raw, &s); err != nil {
+	var m Move
+	if err := json.Unmarshal(raw, &m); err != nil || !validID(m.ID) {
 		return nil, ledgerProblem(fmt.Errorf("%s is damaged", l.Path))
 	}
-	if s.auth, err = secret.Parse(s.Auth); err != nil {
-		return nil, ledgerProblem(fmt.Errorf("%s: %w", l.Path, err))
+	return &m, nil
+}
+
+// take gets what is aside; nothing is where it never was, or is back already.
+func (l Ledger) take(ctx context.Context, m *Move) (err error) {
+	m.auth, _, err = l.Aside.Load(ctx)
+	if errors.Is(err, secret.ErrNone) {
+		return nil
 	}
-	if !validID(s.ID) {
-		return nil, ledgerProblem(fmt.Errorf("%s is damaged", l.Path))
-	}
-	return &s.Move, nil
+	return err
 }
 
 func ledgerProblem(err error) error {
 	return &config.Problem{
 		Stage: StageMove, Err: err, Exit: config.ExitConfig,
-		Hints: []string{"this file holds a login that was being moved; look at both ends before you remove it: `towline credentials status`"},
+		Hints: []string{"this file says where a login is that was being moved; look at both ends before you remove it: `towline credentials status`"},
 	}
 }
 
 // write makes a step durable.
 func (l Ledger) write(m *Move, step string) error {
 	m.Step = step
-	raw, err := json.Marshal(stored{Move: *m, Auth: m.auth.Compact()})
+	raw, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
@@ -99,8 +112,11 @@ func (l Ledger) write(m *Move, step string) error {
 	return nil
 }
 
-// close ends a move, and with it the copy aside.
-func (l Ledger) close() error {
+// close ends a move: what is aside goes first.
+func (l Ledger) close(ctx context.Context) error {
+	if _, err := l.Aside.Delete(ctx); err != nil {
+		return err
+	}
 	if err := removePrivate(l.Path); err != nil {
 		return ledgerProblem(err)
 	}

@@ -161,36 +161,43 @@ func (mv *Mover) offer(ctx context.Context, w *wire, m *Move) error {
 	if !errors.As(err, &p) {
 		err = &config.Problem{Stage: StageMove, Err: err, Hints: []string{"the login is still here; try again"}, Exit: config.ExitUnavailable}
 	}
-	return errors.Join(err, mv.Ledger.close())
+	return errors.Join(err, mv.closeLedger(ctx))
+}
+
+// closeLedger ends a move whatever has become of ctx.
+func (mv *Mover) closeLedger(ctx context.Context) error {
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
+	defer cancel()
+	return mv.Ledger.close(own)
 }
 
 // aside takes the login out of its places here.
 func (mv *Mover) aside(ctx context.Context, m *Move) error {
+	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
+	defer cancel()
+	if _, err := mv.Ledger.Aside.Save(own, m.auth); err != nil {
+		return errors.Join(err, mv.Ledger.close(own))
+	}
 	if err := mv.Ledger.write(m, StepAside); err != nil {
-		return errors.Join(err, mv.Ledger.close())
+		return errors.Join(err, mv.Ledger.close(own))
 	}
 	if err := mv.at("before removal"); err != nil {
 		return err
 	}
-	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), localTime)
-	defer cancel()
-	if err := mv.Local.Remove(own); err != nil {
-		_, rerr := mv.Local.Restore(own, m.auth)
-		if rerr != nil {
-			return errors.Join(err, rerr) // the ledger has it
-		}
-		return errors.Join(err, mv.Ledger.close())
+	err := mv.Local.Remove(own)
+	if derr := mv.at("after removal"); derr != nil {
+		return derr
 	}
-	if err := mv.at("after removal"); err != nil {
-		return err
+	if err == nil {
+		err = mv.Ledger.write(m, StepCommitted)
 	}
-	if err := mv.Ledger.write(m, StepCommitted); err != nil {
-		if _, rerr := mv.Local.Restore(own, m.auth); rerr != nil {
-			return errors.Join(err, rerr)
-		}
-		return errors.Join(err, mv.Ledger.close())
+	if err == nil {
+		return mv.at("before commit")
 	}
-	return mv.at("before commit")
+	if _, rerr := mv.Local.Restore(own, m.auth); rerr != nil {
+		return errors.Join(err, rerr) // it is aside, and the ledger says so
+	}
+	return errors.Join(err, mv.Ledger.close(own))
 }
 
 // commit tells the host to keep it and waits for the outcome.
@@ -289,6 +296,9 @@ func (mv *Mover) Resolve(ctx context.Context) (*Resolution, error) {
 	if err != nil || m == nil {
 		return nil, err
 	}
+	if err := mv.Ledger.take(ctx, m); err != nil {
+		return nil, err
+	}
 	unlock, err := mv.Local.Lock(ctx)
 	if err != nil {
 		return nil, err
@@ -316,18 +326,27 @@ func (mv *Mover) finish(ctx context.Context, res *Resolution) error {
 			return mv.unresolved(&res.Move, fmt.Errorf("it proved a login of another account (%s)", res.Stored.Account))
 		}
 	case Returned, Dead:
-		kept, err := mv.Local.Restore(own, res.Move.auth)
-		if err != nil {
-			return err // the ledger still has it
+		var err error
+		if res.Kept, err = mv.putBack(own, &res.Move); err != nil {
+			return err // it is still aside
 		}
-		res.Kept = kept
 	default:
 		return mv.unresolved(&res.Move, res.Why)
 	}
 	if err := mv.at("before close"); err != nil {
 		return err
 	}
-	return mv.Ledger.close()
+	return mv.Ledger.close(own)
+}
+
+// putBack puts the login back in its place. Where nothing is aside, it never left,
+// or is back already.
+func (mv *Mover) putBack(ctx context.Context, m *Move) (kept bool, err error) {
+	if !m.auth.Empty() {
+		return mv.Local.Restore(ctx, m.auth)
+	}
+	a, err := mv.Local.Load(ctx)
+	return err == nil && MarkOf(a).Account == m.Account && a.Mode == secret.ModeChatGPT, nil //nolint:nilerr // it is not here, then
 }
 
 // settled is how Move itself ends.
