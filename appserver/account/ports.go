@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"towline/config"
+	"towline/config/peer"
 )
 
 // bounded keeps at most maxCallbackConns connections. A new one pushes out the
@@ -33,6 +34,24 @@ type boundedConn struct {
 	net.Conn
 	l     *boundedListener
 	stays atomic.Bool // it brought the code, and is not pushed out
+	ask   sync.Once
+	whose error // why it is not listened to; set by ask
+}
+
+// Read asks first whose it is, away from where others wait to be accepted. The
+// address of a login is in the command line of a browser, for every user of this
+// machine to see, and with what it holds one of them could end this login in their
+// own account.
+func (c *boundedConn) Read(p []byte) (int, error) {
+	c.ask.Do(func() {
+		if c.whose = peer.Check(c.Conn); c.whose != nil {
+			_ = c.Conn.Close()
+		}
+	})
+	if c.whose != nil {
+		return 0, c.whose
+	}
+	return c.Conn.Read(p)
 }
 
 // Accept takes a connection.

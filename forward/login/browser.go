@@ -20,8 +20,9 @@ var errHeadless = errors.New("this machine has no screen")
 
 // Opener opens pages in the person's browser. It never goes through a shell: the
 // page's address is one argument of a program. Other users of the machine can
-// read that argument while the program runs; the address of a login holds its
-// state and the hash of its verifier, and neither is of use to them.
+// read that argument while the program runs. The address of a login holds its
+// state and the hash of its verifier: enough to log in as themselves, and to bring
+// the redirect. So who listens for that asks whose a connection is (config/peer).
 type Opener struct {
 	Getenv func(string) string
 	// OS is runtime.GOOS.

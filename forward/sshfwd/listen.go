@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"towline/config/peer"
 	"towline/forward/pipe"
 )
 
@@ -123,6 +124,11 @@ func accept(ctx context.Context, ln net.Listener, places chan struct{}, begin fu
 
 // carried is the life of one connection.
 func carried(ctx context.Context, c net.Conn, dial func(context.Context) (Conn, error), log *slog.Logger) {
+	if err := peer.Check(c); err != nil { // it is not theirs to reach
+		_ = c.Close()
+		log.Warn("a connection was turned away", "err", err)
+		return
+	}
 	far, err := dial(ctx)
 	if err != nil {
 		_ = c.Close()
