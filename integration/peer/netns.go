@@ -3,7 +3,9 @@ package peer
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -25,9 +28,12 @@ import (
 // What is set after a program was started on it counts for later ones only.
 type Machine struct {
 	*Place
-	// Near is the test's end of the machine's wire: what listens there is all the
-	// machine reaches.
+	// Near is the test's end of the machine's wire. What listens there, or on
+	// Internet, is all the machine reaches.
 	Near string
+	// Internet is an address of the test's beyond that wire, which is of no private
+	// network, so that programs take what is there for a site.
+	Internet string
 
 	t      testing.TB
 	etc    string // what lies over its /etc
@@ -43,6 +49,10 @@ func NewMachine(t testing.TB) *Machine {
 	Need(t, "ip", "unshare", "setpriv")
 	m := &Machine{Place: Chain(t, 1)[0], t: t}
 	m.Near = m.near
+	m.Internet = m.claim()
+	if err := ip("-n", m.Name, "route", "add", m.Internet+"/32", "via", m.Near); err != nil {
+		t.Fatal(err)
+	}
 	// Accounts made for tests read it, so it is not below t.TempDir.
 	dir, err := os.MkdirTemp("/var/tmp", "machine")
 	if err != nil {
@@ -63,6 +73,42 @@ func NewMachine(t testing.TB) *Machine {
 	m.Etc("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
 	m.Etc("resolv.conf", "")
 	return m
+}
+
+// claim finds an address of the ranges kept for documentation (RFC 5737) that no
+// other machine has, and makes it one of the test's end of the wire.
+func (m *Machine) claim() string {
+	m.t.Helper()
+	ranges := [][3]byte{{192, 0, 2}, {198, 51, 100}, {203, 0, 113}}
+	for range 100 {
+		var b [2]byte
+		if _, err := rand.Read(b[:]); err != nil {
+			m.t.Fatal(err)
+		}
+		r := ranges[b[0]%3]
+		addr := fmt.Sprintf("%d.%d.%d.%d", r[0], r[1], r[2], 1+b[1]%254)
+		// Who has it listens on a port that nobody wants.
+		const mark = "1"
+		listen := func() (net.Listener, error) { return net.Listen("tcp", net.JoinHostPort(addr, mark)) } //nolint:noctx // closed with the test
+		if ln, err := listen(); err == nil || errors.Is(err, syscall.EADDRINUSE) {
+			if err == nil {
+				_ = ln.Close()
+			}
+			continue // an address of this machine's already
+		}
+		if err := ip("addr", "add", addr+"/32", "dev", m.nearDevice); err != nil {
+			m.t.Fatal(err)
+		}
+		ln, err := listen()
+		if err != nil { // somebody came to it at the same moment
+			_ = ip("addr", "del", addr+"/32", "dev", m.nearDevice)
+			continue
+		}
+		m.t.Cleanup(func() { _ = ln.Close() })
+		return addr
+	}
+	m.t.Fatal("no address is free for a site")
+	return ""
 }
 
 // Etc puts a file into the machine's /etc, over one the real machine may have.

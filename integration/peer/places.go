@@ -14,8 +14,9 @@ type Place struct {
 	Name string // for `ip netns exec`
 	Addr string // as its nearer neighbour sees it
 
-	near   string // that neighbour's address on their wire
-	device string // its end of that wire
+	near       string // that neighbour's address on their wire
+	device     string // its end of that wire
+	nearDevice string // the other end
 }
 
 // Chain makes n network namespaces in a row. The first is reached from here,
@@ -36,7 +37,7 @@ func Chain(t testing.TB, n int) []*Place {
 		t.Cleanup(func() { _ = ip("netns", "del", p.Name) }) // its interfaces go with it, on both ends
 		near, far := fmt.Sprintf("tl%s%dn", id, i), fmt.Sprintf("tl%s%df", id, i)
 		nearAddr, farAddr := pairOfAddresses(t)
-		p.Addr, p.near, p.device = farAddr, nearAddr, far
+		p.Addr, p.near, p.device, p.nearDevice = farAddr, nearAddr, far, near
 		must := func(args ...string) {
 			t.Helper()
 			if err := ip(args...); err != nil {

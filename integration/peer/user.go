@@ -333,6 +333,9 @@ func (u *User) remove() {
 				u.t.Logf("%s of %s:\n%s", f, u.Name, b)
 			}
 		}
+		if info, err := os.Stat(u.Home); err != nil || owner(info) != u.UID {
+			u.t.Logf("the home of %s (%d) is not its own: %v, %v", u.Name, u.UID, info, err)
+		}
 		u.t.Logf("%s ran: %q", u.Name, u.CommandLines())
 	}
 	u.End()

@@ -87,10 +87,10 @@ func (w *Web) Serve(h http.Handler, names []string, machines ...*Machine) {
 	cert := w.certificate(names...)
 	for _, m := range machines {
 		for _, name := range names {
-			m.Resolve(m.Near, name)
+			m.Resolve(m.Internet, name)
 		}
 		m.Trust(w.CA)
-		ln, err := net.Listen("tcp", net.JoinHostPort(m.Near, "443")) //nolint:noctx // closed with the test
+		ln, err := net.Listen("tcp", net.JoinHostPort(m.Internet, "443")) //nolint:noctx // closed with the test
 		if err != nil {
 			w.t.Fatal(err)
 		}
