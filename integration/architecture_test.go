@@ -48,6 +48,9 @@ var onlyIn = map[string][]string{
 	"github.com/spf13/cobra":                 {"towline/cmd"},
 	"github.com/creack/pty":                  {"towline/appserver/engine/native/tool/exec", "towline/sshd", "towline/integration"},
 	"github.com/coder/websocket":             {"towline/appserver"},
+	"github.com/godbus/dbus/v5":              {"towline/config/secret"},
+	"github.com/zalando/go-keyring":          {"towline/config/secret"},
+	"github.com/golang-jwt/jwt/v5":           {"towline/appserver/account"},
 	"github.com/kevinburke/ssh_config":       {"towline/config/sshconfig"},
 	"github.com/santhosh-tekuri/jsonschema/": {},
 }
