@@ -1,0 +1,48 @@
+package gate
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"towline/appserver/protocol"
+)
+
+// A command of this machine has the daemon write what it did; nobody else writes
+// there, and nothing that another kind of entry could be taken for.
+func TestCredentialNotes(t *testing.T) {
+	r := newRig(t, nil, false)
+	admin, op := r.join("ana", protocol.RoleAdmin, false), r.join("op", protocol.RoleOperator, false)
+	note := func(event string, facts map[string]string) map[string]any {
+		return map[string]any{"event": event, "facts": facts}
+	}
+	admin.must(protocol.ExtCredentialNote, note("credential.put", map[string]string{"kind": "api-key", "fingerprint": strings.Repeat("f", 1000)}))
+	if _, err := op.call(protocol.ExtCredentialNote, note("credential.put", nil)); err == nil || !strings.Contains(err.Error(), `needs the role "admin"`) {
+		t.Errorf("an operator: %v", err)
+	}
+	for name, params := range map[string]any{
+		"another kind of entry":   note("ssh.login", nil),
+		"only the beginning":      note("credential", nil),
+		"a longer name":           note("credential.put\nssh.login", nil),
+		"the audit's own member":  note("credential.put", map[string]string{"who": "root"}),
+		"its own mark":            note("credential.put", map[string]string{"via": "gate"}),
+		"a fact with odd letters": note("credential.put", map[string]string{"a\"b": "c"}),
+		"no object":               "credential.put",
+	} {
+		if _, err := admin.call(protocol.ExtCredentialNote, params); err == nil {
+			t.Errorf("%s is written", name)
+		}
+	}
+	r.stop()
+	if _, err := VerifyAudit(r.audit); err != nil {
+		t.Error(err)
+	}
+	raw, err := os.ReadFile(r.audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	if strings.Count(text, `"event":"credential.put"`) != 1 || !strings.Contains(text, `"via":"command","fingerprint":"fff`) || !strings.Contains(text, `"name":"ana"`) || strings.Contains(text, strings.Repeat("f", 300)) {
+		t.Errorf("the audit is\n%s", text)
+	}
+}
