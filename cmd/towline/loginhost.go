@@ -4,11 +4,14 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"towline/appserver/account"
 	"towline/forward/login"
 	"towline/forward/sshfwd"
 	"towline/launcher"
@@ -96,7 +99,7 @@ func runLoginHost(ctx context.Context, cmd *cobra.Command, host string, f loginF
 	c.HasCodex = at.Program(bootstrap.Codex) != "" && lc.Pin != string(bootstrap.Towline)
 	c.CodexHome = codexHomeOf(at.Report)
 	if !f.noBrowser {
-		c.Open = openBrowser
+		c.Open, c.Known = openBrowser, knownIssuer
 	}
 	done, err := login.Run(ctx, c)
 	if err != nil {
@@ -104,6 +107,19 @@ func runLoginHost(ctx context.Context, cmd *cobra.Command, host string, f loginF
 	}
 	who.Tell(done)
 	return nil
+}
+
+// knownIssuer reports whether a site is one that this machine's own configuration
+// would log in at, or Codex's.
+func knownIssuer(site string) bool {
+	known := []string{account.OpenAIIssuer, os.Getenv("CODEX_APP_SERVER_LOGIN_ISSUER")}
+	if _, cfg, err := setup(); err == nil {
+		known = append(known, cfg.Auth.Issuer)
+	}
+	return slices.ContainsFunc(known, func(issuer string) bool {
+		u, err := url.Parse(issuer)
+		return err == nil && u.Hostname() != "" && strings.EqualFold(u.Hostname(), site)
+	})
 }
 
 // codexHomeOf is where Codex keeps its credentials on a host.

@@ -54,6 +54,26 @@ func parseAuthorize(s string) (authorize, error) {
 	return authorize{Port: port, Path: path, state: q.Get("state")}, nil
 }
 
+// outside gives the site of a page that a host names, and whether it is one that a
+// host may lead a browser of this machine to: not to this machine itself, nor into
+// the network it is in, where what a page does is done with the rights of whoever
+// looks at it.
+func outside(page string) (site string, ok bool) {
+	u, err := url.Parse(page)
+	if err != nil || u.Hostname() == "" {
+		return "no address", false
+	}
+	site = u.Hostname()
+	ip := net.ParseIP(site)
+	switch {
+	case u.Scheme != "https", u.User != nil, loopback(site):
+		return u.Host, false
+	case ip != nil:
+		return u.Host, ip.IsGlobalUnicast() && !ip.IsPrivate()
+	}
+	return site, strings.Contains(strings.TrimSuffix(site, "."), ".")
+}
+
 func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

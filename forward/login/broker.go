@@ -279,7 +279,7 @@ func (b *broker) forwarded(ctx context.Context, l *sshfwd.Listener) error {
 		return b.await(ctx, a, &where, nil)
 	}
 	if where.Port != l.Port() {
-		b.step("%s waits on port %d", b.c.Name, where.Port)
+		b.step("the login on %s waits on port %d", b.c.Name, where.Port)
 		_ = l.Close()
 		other, err := b.take(ctx, where.Port, false)
 		if err != nil {
@@ -376,7 +376,7 @@ func (b *broker) carrier(ctx context.Context, port int) (*sshfwd.Carrier, error)
 		return nil, err
 	}
 	if way != sshfwd.Direct {
-		b.step("%s forwards no ports: going through %s there", b.c.Name, way)
+		b.step("going through %s there, because %s forwards no ports", way, b.c.Name)
 	}
 	return c, nil
 }
@@ -384,6 +384,10 @@ func (b *broker) carrier(ctx context.Context, port int) (*sshfwd.Carrier, error)
 // open opens the page here, if that is wanted and works.
 func (b *broker) open(ctx context.Context, page string) bool {
 	if b.c.Open == nil {
+		return false
+	}
+	if site, ok := outside(page); !ok || b.c.Known != nil && !b.c.Known(site) {
+		b.step("the login on %s leads to %s, which is no site that this machine logs in at: your browser was not opened on it; go there only if you know it", b.c.Name, site)
 		return false
 	}
 	if err := b.c.Open(ctx, page); err != nil {

@@ -332,6 +332,21 @@ func TestBrowserLogin(t *testing.T) {
 	}
 }
 
+// A host that names a page of its own choosing gets no browser opened on it; the
+// person sees where it leads.
+func TestSecurityUnknownSitesAreNotOpened(t *testing.T) {
+	_, who, c := newCase(t)
+	var opened []string
+	c.Open = func(_ context.Context, page string) error { opened = append(opened, page); return nil }
+	c.Known = func(site string) bool { return site == "auth.openai.com" }
+	if _, err := run(t.Context(), t, c, who, visits(t, "code=canary&state="+state)); err != nil {
+		t.Fatal(err)
+	}
+	if len(opened) != 0 || !strings.Contains(who.text(), "the login on box leads to auth.example, which is no site that this machine logs in at") {
+		t.Errorf("opened %q\n%s", opened, who.text())
+	}
+}
+
 // The host fell back to its other port, so the other port here it is.
 func TestHostsOtherPortIsFollowed(t *testing.T) {
 	b, who, c := newCase(t)
@@ -339,7 +354,7 @@ func TestHostsOtherPortIsFollowed(t *testing.T) {
 	if _, err := run(t.Context(), t, c, who, visits(t, "code=c&state="+state)); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(who.text(), fmt.Sprintf("box waits on port %d", c.ports[1])) {
+	if !strings.Contains(who.text(), fmt.Sprintf("the login on box waits on port %d", c.ports[1])) {
 		t.Error(who.text())
 	}
 }
@@ -352,9 +367,9 @@ func TestBusyPortsLeadToACode(t *testing.T) {
 		says  string
 	}{
 		"both here":         {busy: []int{0, 1}, says: "port SECOND is held by "},
-		"first here":        {busy: []int{0}, says: "box waits on port FIRST"}, // nothing there holds its port
+		"first here":        {busy: []int{0}, says: "the login on box waits on port FIRST"}, // nothing there holds its port
 		"both there":        {login: statusOf("Error logging in: Port 127.0.0.1:1457 is already in use", 1), says: "no port is free for it on box"},
-		"cannot be reached": {login: func(p *prog) int { p.say("%s\n", pageOf(1)); <-p.gone; return 1 }, says: "box waits on port 1"},
+		"cannot be reached": {login: func(p *prog) int { p.say("%s\n", pageOf(1)); <-p.gone; return 1 }, says: "the login on box waits on port 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, who, c := newCase(t)

@@ -141,6 +141,10 @@ type Config struct {
 	// Open opens a page in the browser of this machine; nil, or an error of its,
 	// leaves that to the person.
 	Open func(ctx context.Context, url string) error
+	// Known reports whether a site is one that this machine knows to log in at. A
+	// host names the page, and might name any: others are shown, and left to the
+	// person. Nil knows all.
+	Known func(site string) bool
 	// HasCodex and TowlinePath are what is there to log in with. Door: it is
 	// Towline's own SSH door, which runs nothing else.
 	HasCodex    bool
