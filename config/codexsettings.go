@@ -14,7 +14,8 @@ import (
 // CodexSettings is what of Codex's own configuration counts for credentials.
 // Everything else in there is Codex's business.
 type CodexSettings struct {
-	Store            Setting // cli_auth_credentials_store
+	Store            Setting // cli_auth_credentials_store, at top level or under [auth]
+	OwnStore         string  // the same as Codex itself reads it, at top level only; "" for its default
 	ForcedLogin      Setting // forced_login_method: "api" or "chatgpt"
 	ForcedWorkspaces []string
 	ForcedWorkspace  Setting // where ForcedWorkspaces was said, "" for nowhere; Value is unused
@@ -73,6 +74,9 @@ func (s *CodexSettings) read(path string) error {
 	}
 	set(&s.Store, f.Auth.Store)
 	set(&s.Store, f.Store)
+	if f.Store != "" {
+		s.OwnStore = f.Store
+	}
 	if err := validStore(s.Store.Value); err != nil {
 		return fmt.Errorf("%s: cli_auth_credentials_store: %w", path, err)
 	}

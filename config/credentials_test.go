@@ -167,11 +167,11 @@ forced_login_method = "api"
 	}
 	// Only Towline knows the second place; where both speak Codex's own counts.
 	write(t, home, "config.toml", "[auth]\ncli_auth_credentials_store = \"auto\"\n")
-	if s, err = LoadCodex(home, root); err != nil || s.Store.Value != "auto" {
+	if s, err = LoadCodex(home, root); err != nil || s.Store.Value != "auto" || s.OwnStore != "keyring" {
 		t.Errorf("under [auth]: %+v, %v", s, err)
 	}
 	write(t, home, "config.toml", "cli_auth_credentials_store = \"file\"\nforced_chatgpt_workspace_id = \"\"\n[auth]\ncli_auth_credentials_store = \"auto\"\n")
-	if s, err = LoadCodex(home, root); err != nil || s.Store.Value != "file" || s.ForcedWorkspace.From != "" {
+	if s, err = LoadCodex(home, root); err != nil || s.Store.Value != "file" || s.OwnStore != "file" || s.ForcedWorkspace.From != "" {
 		t.Errorf("both: %+v, %v", s, err)
 	}
 	for text, want := range map[string]string{

@@ -179,6 +179,9 @@ func lookAtCredentials(ctx context.Context, paths config.Paths, cfg config.Confi
 	r.environment(paths)
 	r.override(c)
 	r.holders(ctx, paths, c.home)
+	if note := codexNote(c); note != "" && err == nil {
+		r.Notes = append(r.Notes, note)
+	}
 	r.LoggedIn = r.Login != nil && r.Policy.Problem == ""
 	for _, p := range r.Places {
 		if p.Used && (p.Forbids != "" || p.Problem != "") {

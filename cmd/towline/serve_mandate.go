@@ -78,10 +78,10 @@ func codexKnows(from string) bool { return strings.Contains(strings.ToLower(from
 // codexKeepsIn is where Codex would store a login by its own configuration.
 func (l servedLogin) codexKeepsIn() secret.Kind {
 	s, err := config.LoadCodex(l.home, "")
-	if err != nil || s.Store.Value == "" {
+	if err != nil || s.OwnStore == "" {
 		return secret.KindFile
 	}
-	return secret.Kind(s.Store.Value)
+	return secret.Kind(s.OwnStore)
 }
 
 // mayServe refuses to start Codex with a login that came before a mandate did:
