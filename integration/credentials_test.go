@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -316,4 +317,50 @@ func TestMoveToAHostWithNothing(t *testing.T) {
 		t.Errorf("codex login status: %v\n%s", err, out)
 	}
 	told(t, c.with(t, "", "credentials", "move", "dev"), 1, "error: move", "not logged in")
+}
+
+// A Codex that was started here before the login was taken out of its place does
+// not renew it from memory: it looks at the place first. Without that, a move would
+// leave two holders.
+func TestRunningCodexDoesNotRenewWhatWasTakenAway(t *testing.T) {
+	t.Parallel()
+	peer.EachCodex(t, func(t *testing.T, x peer.Codex) {
+		t.Parallel()
+		c := &custodians{office: newDesk(t, issuertest.Options{})}
+		c.logIn()
+		cmd := c.laptop.Command(t.Context(), x.Bin, "app-server")
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		said := &collected{}
+		cmd.Stdout = said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = in.Close(); _ = cmd.Wait() }()
+		tell := func(line string) {
+			t.Helper()
+			if _, err := io.WriteString(in, line+"\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		tell(`{"id":1,"method":"initialize","params":{"clientInfo":{"name":"test","title":null,"version":"1"}}}`)
+		said.find(t, `"id":1\b`)
+		tell(`{"method":"initialized"}`)
+		tell(`{"id":2,"method":"account/read","params":{"refreshToken":true}}`)
+		said.find(t, `"id":2\b`)
+		asked := c.issuer.Count("/oauth/token")
+		if asked == 0 {
+			t.Fatalf("it does not renew a login that is there:\n%s", said)
+		}
+		if err := os.Remove(c.laptop.Path(".codex/auth.json")); err != nil {
+			t.Fatal(err)
+		}
+		tell(`{"id":3,"method":"account/read","params":{"refreshToken":true}}`)
+		said.find(t, `"id":3\b`)
+		if n := c.issuer.Count("/oauth/token"); n != asked {
+			t.Errorf("it renewed a login that is gone:\n%s", said)
+		}
+	})
 }

@@ -17,6 +17,9 @@ import (
 	"towline/sshd/session"
 )
 
+// canRun: processes can be ended with what they started, and have a terminal.
+const canRun = true
+
 // runChild runs cmd on the session's streams until it has ended; when ctx ends it
 // is asked to, and made to after grace. With a terminal it gets a device of its
 // own, so that it can ask without echo and Ctrl-C reaches it.

@@ -10,8 +10,9 @@ import (
 	"towline/sshd/session"
 )
 
-// runChild is for systems whose processes can be ended with what they started,
-// and can be given a terminal.
+// canRun: processes cannot be ended here with what they started.
+const canRun = false
+
 func runChild(context.Context, *exec.Cmd, *session.Channel, time.Duration) error {
 	return errors.New("commands cannot be run through this system's door")
 }

@@ -89,7 +89,7 @@ func (v *visit) find(ch *session.Channel) command {
 		return refusal(config.ExitUsage, "app-server speaks on stdin and stdout here and takes no arguments")
 	case words[0] == "help":
 		return command{"help", session.Text, v.help}
-	case v.c.s.cfg.Self.Path != "" && isErrand(words[0]):
+	case v.c.s.hasErrands() && isErrand(words[0]):
 		return v.errand(words, ch)
 	}
 	return refusal(exitUnknown, fmt.Sprintf("there is no command %q here; there is:\n%s", auth.Printable(text, 120), v.helpText()))
@@ -142,7 +142,7 @@ func (v *visit) helpText() string {
 	if v.c.s.cfg.Help != nil {
 		return v.c.s.cfg.Help(v.principal)
 	}
-	if v.c.s.cfg.Self.Path != "" && v.principal.Role >= protocol.RoleAdmin {
+	if v.c.s.hasErrands() && v.principal.Role >= protocol.RoleAdmin {
 		return defaultHelp + errandHelp
 	}
 	return defaultHelp

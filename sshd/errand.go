@@ -65,6 +65,9 @@ var errands = []errand{
 	{words: []string{"credentials", "receive"}, bytes: true, limit: 10 * time.Minute, grace: storeGrace},
 }
 
+// hasErrands reports whether there are any on this host.
+func (s *Server) hasErrands() bool { return canRun && s.cfg.Self.Path != "" }
+
 // isErrand reports whether a command begins like one of the errands.
 func isErrand(word string) bool {
 	return slices.ContainsFunc(errands, func(p errand) bool { return p.words[0] == word })

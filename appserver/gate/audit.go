@@ -43,6 +43,9 @@ const (
 	// maxAuditText bounds one fact: nobody may keep an entry out of the file by
 	// making it too long for a line.
 	maxAuditText = 4 << 10
+	// lockTries and lockPause are how long somebody else may have the file.
+	lockTries = 10
+	lockPause = 20 * time.Millisecond
 )
 
 // Audit is the append-only record of who did what. No prompt text, no answers'
@@ -81,8 +84,20 @@ func (a *Audit) resume(path string) error {
 	if m := st.Mode().Perm(); m&0o077 != 0 && osfile.ModesMean {
 		return fmt.Errorf("%s has mode %#o, want 0600", path, m)
 	}
-	if err := osfile.Lock(a.f); err != nil {
+	// A command that notes something about a credential has the file for a moment.
+	err = osfile.Lock(a.f)
+	for range lockTries {
+		if !errors.Is(err, osfile.ErrLocked) {
+			break
+		}
+		time.Sleep(lockPause)
+		err = osfile.Lock(a.f)
+	}
+	if err != nil {
 		return fmt.Errorf("%s is in use by another towline: %w", path, err)
+	}
+	if st, err = a.f.Stat(); err != nil { // it may have grown meanwhile
+		return fmt.Errorf("open audit file: %w", err)
 	}
 	tail, whole, err := lastLines(a.f, st.Size())
 	if err != nil {

@@ -1,12 +1,44 @@
 package gate
 
 import (
+	"errors"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"towline/appserver/protocol"
+	"towline/config/osfile"
 )
+
+// Commands and a daemon that starts meet at the file: each waits a moment for the
+// other, and the chain stays whole.
+func TestAuditIsSharedByTurns(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() {
+			for n := range 5 {
+				a, err := OpenAudit(path, slog.New(slog.DiscardHandler))
+				if errors.Is(err, osfile.ErrLocked) {
+					continue // others were quicker each time
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				a.Record("credential.put", principal("ana", protocol.RoleAdmin), slog.Int("n", 10*i+n))
+				_ = a.Close()
+			}
+		})
+	}
+	wg.Wait()
+	if n, err := VerifyAudit(path); err != nil || n < 5 {
+		t.Errorf("%d entries, %v", n, err)
+	}
+}
 
 // A command of this machine has the daemon write what it did; nobody else writes
 // there, and nothing that another kind of entry could be taken for.
