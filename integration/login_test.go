@@ -196,8 +196,8 @@ func TestLoginOnAHostWithAStockCodex(t *testing.T) {
 	for name, o := range map[string]peer.OpenSSH{"forwarding": {}, "no forwarding": {NoForwarding: true}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := peer.Codexes(t)[0]
-			f := newOffice(t, peer.Account{Files: map[string]string{".bashrc": "export PATH=\"$HOME/tools/bin:$PATH\"\n"}}, o, issuertest.Options{})
+			c, canary := peer.Codexes(t)[0], peer.NewCanary(t)
+			f := newOffice(t, peer.Account{Files: map[string]string{".bashrc": "export PATH=\"$HOME/tools/bin:$PATH\"\n"}}, o, issuertest.Options{Canary: canary.Value})
 			bin := f.user.Place(c.Bin, "tools/bin/codex")
 			term := f.laptop.OpenTowline(120, 30, "login", "dev")
 			f.agree(t, f.opened(t, 1))
@@ -211,6 +211,8 @@ func TestLoginOnAHostWithAStockCodex(t *testing.T) {
 				t.Errorf("codex login status: %v\n%s", err, out)
 			}
 			f.clean(t)
+			canary.Absent("what towline shows", whole(term))
+			canary.Files(append(f.user.Left(), f.laptop.Path(".local"), f.laptop.Path(".codex"), f.laptop.Path("opened"), f.user.Path(".local")), nil)
 		})
 	}
 }
@@ -238,7 +240,8 @@ func TestLoginOnAHostWithTowlineAlone(t *testing.T) {
 // And through Towline's own door, which forwards nothing else.
 func TestLoginThroughTowlinesDoor(t *testing.T) {
 	t.Parallel()
-	f := newDesk(t, issuertest.Options{})
+	canary := peer.NewCanary(t)
+	f := newDesk(t, issuertest.Options{Canary: canary.Value})
 	codexHome := t.TempDir()
 	h := peer.Start(t, peer.HostConfig{Machine: f.room, Role: "admin", Env: []string{"CODEX_HOME=" + codexHome}})
 	admin(t, h, f.laptop.Key)
@@ -249,6 +252,9 @@ func TestLoginThroughTowlinesDoor(t *testing.T) {
 	if screen := term.Wait("[exit 0]"); !strings.Contains(screen, "grace@example.com") {
 		t.Errorf("the end does not name the account:\n%s", screen)
 	}
+	canary.Absent("what towline shows", whole(term))
+	canary.Absent("the host's log", h.Log())
+	canary.Files([]string{f.laptop.Path(".local"), f.laptop.Path("opened"), h.Home, codexHome}, []string{"auth.json"})
 	c := peer.Codexes(t)[0]
 	cmd := exec.CommandContext(t.Context(), c.Bin, "login", "status")
 	cmd.Env = append(peer.Environ(t), "CODEX_HOME="+codexHome)
