@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -222,12 +223,18 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 
 // hidden is what confined commands must not see: the daemon's sockets and
 // database, through which one with network could act as its user, and the login,
-// which a model must not be talked into printing. A project that lies inside stays
-// visible, or nothing could work in it.
+// which a model must not be talked into printing. That is also in the keyring, which
+// a program with network asks for it over the session's bus, and behind the key that
+// systemd gives a service. A project that lies inside stays visible, or nothing could
+// work in it.
 func (c EngineConfig) hidden() []string {
 	var out []string
-	for _, dir := range []string{c.Paths.Runtime, c.Paths.State, c.Paths.Config, c.CodexHome} {
-		if dir == "" {
+	dirs := []string{c.Paths.Runtime, c.Paths.State, c.Paths.Config, c.CodexHome, c.Environ("CREDENTIALS_DIRECTORY")}
+	if dir := c.Environ("XDG_RUNTIME_DIR"); ownersOnly(dir) {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
+		if !filepath.IsAbs(dir) {
 			continue
 		}
 		if rel, err := filepath.Rel(dir, c.Project); err == nil && filepath.IsLocal(rel) || slices.Contains(out, dir) {
@@ -236,4 +243,14 @@ func (c EngineConfig) hidden() []string {
 		out = append(out, dir)
 	}
 	return out
+}
+
+// ownersOnly reports whether dir is a folder that is nobody else's: what a login's
+// runtime folder is, and a folder that is only called so may not be.
+func ownersOnly(dir string) bool {
+	if !filepath.IsAbs(dir) {
+		return false
+	}
+	info, err := os.Stat(dir)
+	return err == nil && info.IsDir() && info.Mode().Perm()&0o077 == 0
 }
