@@ -176,6 +176,7 @@ var (
 		netip.MustParsePrefix("0.0.0.0/8"),
 		netip.MustParsePrefix("192.0.0.0/24"),
 		netip.MustParsePrefix("240.0.0.0/4"),
+		netip.MustParsePrefix("::/96"), // "IPv4-compatible": another address inside
 		netip.MustParsePrefix("100::/64"),
 		netip.MustParsePrefix("2001::/32"), // Teredo: another address inside
 		netip.MustParsePrefix("2002::/16"), // 6to4: another address inside

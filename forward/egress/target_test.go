@@ -66,6 +66,8 @@ func TestWhatARulePermits(t *testing.T) {
 		{"api.example:443", "64:ff9b::7f00:1", false, false},
 		{"api.example:443", "64:ff9b::a9fe:a9fe", false, false},
 		{"api.example:443", "2002:7f00:1::1", false, false},
+		{"api.example:443", "::7f00:1", false, false},
+		{"api.example:443", "::a9fe:a9fe", false, false},
 		{"localhost:8080", "127.0.0.1", false, true},
 		{"localhost:8080", "::1", false, true},
 		{"localhost:8080", "10.0.0.1", false, true},
