@@ -127,11 +127,14 @@ func launch(ctx context.Context, name string, args []string) error {
 	}
 }
 
+// secretNames are how variables end that hold a secret by common custom.
+var secretNames = []string{"_TOKEN", "_KEY", "_SECRET", "_PASSWORD", "_PASSPHRASE"}
+
 // withoutSecrets is an environment without the keys and tokens that a pipeline puts
 // there: a browser, and every program it starts, would have them.
 func withoutSecrets(env []string) []string {
 	return slices.DeleteFunc(env, func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
-		return name == "CODEX_ACCESS_TOKEN" || name == "OPENAI_API_KEY" || name == "CODEX_API_KEY"
+		return slices.ContainsFunc(secretNames, func(end string) bool { return strings.HasSuffix(strings.ToUpper(name), end) })
 	})
 }

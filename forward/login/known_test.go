@@ -1,6 +1,9 @@
 package login
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // A host that is not what it seems must not make the browser here open what only
 // this machine, or its network, can reach.
@@ -25,5 +28,16 @@ func TestSecurityHostsDoNotOpenPagesOfThisNetwork(t *testing.T) {
 		if _, ok := outside(page); ok != want {
 			t.Errorf("%q: %v, want %v", page, ok, want)
 		}
+	}
+}
+
+// A browser, and all it starts, gets none of the secrets a pipeline puts into the
+// environment.
+func TestSecurityBrowsersInheritNoSecrets(t *testing.T) {
+	kept := []string{"PATH=/bin", "DISPLAY=:0", "DBUS_SESSION_BUS_ADDRESS=unix:path=/run/bus", "XAUTHORITY=/x", "SSH_AUTH_SOCK=/s"}
+	env := append(slices.Clone(kept), "CODEX_ACCESS_TOKEN=c", "OPENAI_API_KEY=c", "CODEX_API_KEY=c", "TOWLINE_TOKEN=c", "TOWLINE_ASKPASS_TOKEN=c",
+		"GITHUB_TOKEN=c", "AWS_SECRET_ACCESS_KEY=c", "Client_Secret=c", "PG_PASSWORD=c")
+	if got := withoutSecrets(env); !slices.Equal(got, kept) {
+		t.Errorf("%q, want %q", got, kept)
 	}
 }
