@@ -23,8 +23,11 @@ const noteTime = 5 * time.Second
 func recordHere(ctx context.Context, paths config.Paths, event string, facts []slog.Attr) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTime)
 	defer cancel()
+	if tellDaemon(ctx, paths, event, facts) == nil {
+		return nil
+	}
 	a, err := gate.OpenAudit(paths.Audit(), slog.New(slog.DiscardHandler))
-	if errors.Is(err, osfile.ErrLocked) {
+	if errors.Is(err, osfile.ErrLocked) { // one has just started
 		return tellDaemon(ctx, paths, event, facts)
 	}
 	if err != nil {
