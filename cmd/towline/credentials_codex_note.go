@@ -12,8 +12,8 @@ import (
 func codexNote(c credentials) string {
 	theirs := config.StoreFile
 	switch {
-	case c.policy.Store.Set && codexKnows(c.policy.Store.From):
-		theirs = c.policy.Store.Value
+	case c.policy.CodexStore() != "":
+		theirs = c.policy.CodexStore()
 	case c.codex.OwnStore != "":
 		theirs = c.codex.OwnStore
 	}

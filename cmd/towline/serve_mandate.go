@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 
 	"towline/appserver/protocol"
 	"towline/config"
@@ -43,17 +42,17 @@ func (l servedLogin) allowed(p managed.Policy, engine string, params json.RawMes
 	if err != nil || engine != config.EngineCodex {
 		return err
 	}
-	if w := p.Workspaces; w.Set && kind != protocol.LoginAPIKey && !codexKnows(w.From) {
+	if w := p.Workspaces; w.Set && kind != protocol.LoginAPIKey && !p.CodexSeesToWorkspaces() {
 		return &config.Problem{
 			Stage: "policy", Exit: config.ExitDenied,
 			Err: fmt.Errorf("only some workspaces are allowed on this machine (set by %s), which Codex cannot see to: log in with `towline login`", w.From),
 		}
 	}
-	if s := p.Store; s.Set && !codexKnows(s.From) && p.CheckKind(l.codexKeepsIn()) != nil {
+	if s, keeps := p.Store, l.codexKeepsIn(p); s.Set && p.CheckKind(keeps) != nil {
 		return &config.Problem{
 			Stage: "policy", Exit: config.ExitDenied,
 			Err: fmt.Errorf("credentials must be in the store %q on this machine (set by %s), and Codex would keep this one in %q: log in with `towline login`",
-				s.Value, s.From, l.codexKeepsIn()),
+				s.Value, s.From, keeps),
 		}
 	}
 	return nil
@@ -72,11 +71,12 @@ func mayBorrow(p managed.Policy, params json.RawMessage) error {
 	return nil
 }
 
-// codexKnows reports whether a mandate is one that Codex reads too.
-func codexKnows(from string) bool { return strings.Contains(strings.ToLower(from), "codex") }
-
-// codexKeepsIn is where Codex would store a login by its own configuration.
-func (l servedLogin) codexKeepsIn() secret.Kind {
+// codexKeepsIn is where Codex would store a login: what its own files mandate, else
+// its configuration.
+func (l servedLogin) codexKeepsIn(p managed.Policy) secret.Kind {
+	if s := p.CodexStore(); s != "" {
+		return secret.Kind(s)
+	}
 	s, err := config.LoadCodex(l.home, "")
 	if err != nil || s.OwnStore == "" {
 		return secret.KindFile

@@ -27,15 +27,16 @@ type Options struct {
 
 // source is one managed file.
 type source struct {
-	path string // as people know it, without a root
-	read func(p *Policy, path string, raw []byte) error
+	path  string // as people know it, without a root
+	codex bool   // Codex reads it too
+	read  func(p *Policy, path string, raw []byte) error
 }
 
 // Load reads the managed files that are there. One that cannot be read, parsed or
 // trusted is an error, a *config.Problem, and the Policy that comes with it refuses
 // everything: a mandate nobody can read may forbid anything.
 func Load(o Options) (Policy, error) {
-	var p Policy
+	var p, theirs Policy
 	for _, s := range sources() {
 		path := filepath.Join(o.Root, s.path)
 		raw, err := readTrusted(path, o.Root != "")
@@ -59,7 +60,15 @@ func Load(o Options) (Policy, error) {
 			return Policy{broken: err}, err
 		}
 		p.Files = append(p.Files, s.path)
+		if s.codex {
+			was := theirs.Store
+			_ = s.read(&theirs, s.path, raw) // it was read above
+			if was.Set {
+				theirs.Store = was // the first of its files counts for Codex
+			}
+		}
 	}
+	p.codexStore, p.codexWorkspaces = theirs.Store, theirs.Workspaces
 	p.narrowBy(o.Codex)
 	return p, nil
 }

@@ -55,6 +55,9 @@ type Policy struct {
 	broken error // a file could not be used: everything is refused
 
 	forcedLogin, forcedWorkspace bool // Codex's managed_config.toml says so
+	// What Codex's own two files mandate, as Codex reads them.
+	codexStore      Mandate[string]
+	codexWorkspaces Mandate[[]string]
 }
 
 // Err is why the policy could not be read, nil when it could.
@@ -193,6 +196,19 @@ func (p Policy) CheckPlace(at secret.Place) error {
 		return nil
 	}
 	return refuse(p.Store.From, "credentials must be in the store %q on this machine, and there is a %s", p.Store.Value, string(at.Kind))
+}
+
+// CodexStore is the store that the files Codex reads itself mandate, "" for none.
+func (p Policy) CodexStore() string { return p.codexStore.Value }
+
+// CodexSeesToWorkspaces reports whether Codex, by the files it reads itself, lets
+// nobody in whom [Policy.CheckWorkspace] would not.
+func (p Policy) CodexSeesToWorkspaces() bool {
+	if p.broken != nil || !p.Workspaces.Set {
+		return p.broken == nil
+	}
+	m := p.codexWorkspaces
+	return m.Set && !slices.ContainsFunc(m.Value, func(id string) bool { return p.CheckWorkspace(id) != nil })
 }
 
 // Line is one mandate for showing: its key, its value as in TOML, and the file.

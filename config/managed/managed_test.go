@@ -206,6 +206,30 @@ func TestStoredCredentialsDoNotOutliveAMandate(t *testing.T) {
 	}
 }
 
+func TestWhatCodexSeesToItself(t *testing.T) {
+	for name, tc := range map[string]struct {
+		files map[string]string
+		sees  bool
+		store string
+	}{
+		"nothing":                  {nil, true, ""},
+		"only ours":                {map[string]string{ours: "allowed_chatgpt_workspaces = [\"a\"]\ncli_auth_credentials_store = \"keyring\"\n"}, false, ""},
+		"only Codex's":             {map[string]string{codexs: "allowed_chatgpt_workspaces = [\"a\"]\ncli_auth_credentials_store = \"auto\"\n"}, true, "auto"},
+		"the same":                 {map[string]string{ours: `allowed_chatgpt_workspaces = ["a"]`, codexs: `allowed_chatgpt_workspaces = ["a"]`}, true, ""},
+		"Codex's allows more":      {map[string]string{ours: `allowed_chatgpt_workspaces = ["a", "b"]`, codexs: `allowed_chatgpt_workspaces = ["b", "c"]`}, false, ""},
+		"Codex's allows less":      {map[string]string{ours: `allowed_chatgpt_workspaces = ["a", "b"]`, codexOld: `forced_chatgpt_workspace_id = "a"`}, true, ""},
+		"the first of Codex's two": {map[string]string{codexs: `cli_auth_credentials_store = "file"`, codexOld: `cli_auth_credentials_store = "keyring"`}, true, "file"},
+		"the older alone":          {map[string]string{codexOld: `cli_auth_credentials_store = "keyring"`}, true, "keyring"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := load(t, tc.files)
+			if p.CodexSeesToWorkspaces() != tc.sees || p.CodexStore() != tc.store {
+				t.Errorf("sees to workspaces %v, store %q", p.CodexSeesToWorkspaces(), p.CodexStore())
+			}
+		})
+	}
+}
+
 // What a person forced for themselves counts below what the machine mandates, and
 // not where the machine forces the same key.
 func TestForcedByThePerson(t *testing.T) {

@@ -14,9 +14,9 @@ import (
 // sources are the managed files, in the order they are merged.
 func sources() []source {
 	return []source{
-		{"/etc/towline/requirements.toml", readTowline},
-		{"/etc/codex/requirements.toml", readRequirements},
-		{"/etc/codex/managed_config.toml", readManagedConfig},
+		{"/etc/towline/requirements.toml", false, readTowline},
+		{"/etc/codex/requirements.toml", true, readRequirements},
+		{"/etc/codex/managed_config.toml", true, readManagedConfig},
 	}
 }
 

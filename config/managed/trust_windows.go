@@ -15,8 +15,8 @@ func sources() []source {
 		base = `C:\ProgramData`
 	}
 	return []source{
-		{filepath.Join(base, "towline", "requirements.toml"), readTowline},
-		{filepath.Join(base, "OpenAI", "Codex", "requirements.toml"), readRequirements},
+		{filepath.Join(base, "towline", "requirements.toml"), false, readTowline},
+		{filepath.Join(base, "OpenAI", "Codex", "requirements.toml"), true, readRequirements},
 	}
 }
 
