@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,9 +27,13 @@ import (
 // --lend-network.
 const modelTargets = "model"
 
+// maxGrace is how long a host keeps anything for a client that is away.
+const maxGrace = 24 * time.Hour
+
 // lendOptions are the flags for lending, and what they mean once checked.
 type lendOptions struct {
 	credentials bool
+	grace       time.Duration
 	network     []string
 
 	manager *account.Manager // of this machine's login; nil unless it is lent
@@ -39,6 +44,7 @@ type lendOptions struct {
 func (o *lendOptions) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.BoolVar(&o.credentials, "lend-credentials", false, "let the host work with this machine's ChatGPT login, which stays here")
+	f.DurationVar(&o.grace, "lend-grace", lend.Grace, "how long the host may go on with a lent login when this machine is lost")
 	f.StringSliceVar(&o.network, "lend-network", nil, "let the host reach its model through this machine; more `ADDR:PORT`s can be named")
 	f.Lookup("lend-network").NoOptDefVal = modelTargets
 }
@@ -51,6 +57,9 @@ func (o *lendOptions) args() string {
 	var s string
 	if o.credentials {
 		s += " --lend-credentials"
+		if o.grace != lend.Grace {
+			s += " --lend-grace " + o.grace.String()
+		}
 	}
 	if len(o.network) > 0 {
 		s += " --lend-network"
@@ -65,6 +74,9 @@ func (o *lendOptions) args() string {
 // owner of this machine allows, whether there is a login that can be lent, and
 // which addresses are.
 func (o *lendOptions) prepare(ctx context.Context, host string, log *slog.Logger, errOut *os.File) error {
+	if o.credentials && (o.grace < time.Second || o.grace > maxGrace) {
+		return wrongUse("connect", fmt.Sprintf("--lend-grace must be from 1s to %v", maxGrace), "15m is usual: `--lend-grace 15m`")
+	}
 	if !o.wanted() {
 		return nil
 	}
@@ -152,7 +164,8 @@ func lentTargets(cfg config.Config, c credentials, typed []string) (egress.List,
 		cfg.Auth.Issuer, os.Getenv("CODEX_APP_SERVER_LOGIN_ISSUER"), c.codex.ChatGPTBaseURL.Value, cfg.Engine.Native.BaseURL,
 		codex.ProviderURL(codex.Config{CodexHome: c.home}),
 	} {
-		if t, err := egress.TargetOf(u); err == nil && !t.Loopback() {
+		t, err := egress.TargetOf(u)
+		if _, known := l.Find(t); err == nil && !known && !t.Loopback() {
 			l = l.Add(true, t)
 		}
 	}
@@ -229,7 +242,7 @@ func (o *lendOptions) lendLogin(ctx context.Context, l *lent, host string, log *
 		}
 		return nil
 	}
-	lc.Dial = func(ctx context.Context) (rpc.Stream, error) { return l.session.DialKeeping(ctx, lend.Grace) }
+	lc.Dial = func(ctx context.Context) (rpc.Stream, error) { return l.session.DialKeeping(ctx, o.grace) }
 	var err error
 	l.loan, err = lend.Open(ctx, lc)
 	return err

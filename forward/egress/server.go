@@ -303,6 +303,7 @@ func (s *Server) dial(ctx context.Context, asked string) (net.Conn, error) {
 		s.cfg.Events(Event{Target: t.String(), Err: err})
 		return nil, err
 	}
+	s.cfg.Log.Debug("a connection for the host", "target", t.String(), "address", c.RemoteAddr().String(), "named", rule.Named)
 	s.cfg.Events(Event{Target: t.String()})
 	return c, nil
 }

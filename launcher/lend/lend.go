@@ -221,10 +221,15 @@ var errClosed = errors.New("the loan is over")
 type talk struct {
 	desk  *desk
 	peer  *rpc.Peer
-	over  chan struct{}  // closed when the conversation is
-	ended chan ended     // capacity 1: how a login ended
-	given bool           // the host may have something of ours; one goroutine at a time
-	wg    sync.WaitGroup // answers being sought
+	over  chan struct{} // closed when the conversation is
+	ended chan ended    // capacity 1: how a login ended
+	given bool          // the host may have something of ours; one goroutine at a time
+
+	mu       sync.Mutex // guards the next two
+	giving   bool       // a login of ours is under way
+	replaced bool       // the host has somebody else's login by now
+
+	wg sync.WaitGroup // answers being sought
 }
 
 type ended struct {
@@ -266,14 +271,33 @@ func (t *talk) Notification(_ context.Context, method string, params json.RawMes
 	if json.Unmarshal(params, &e) != nil {
 		return
 	}
-	select {
-	case <-t.ended:
-	default:
+	t.mu.Lock()
+	ours := t.giving
+	t.giving = false
+	t.replaced = t.replaced || !ours && e.Success
+	t.mu.Unlock()
+	if ours {
+		t.ended <- e // nobody else has written since giving was set
+		return
 	}
-	select {
-	case t.ended <- e:
-	default:
+	if e.Success {
+		t.desk.set(State{Err: problem(t.desk.cfg.Host, errors.New("somebody else's login took the place of the one that was lent"))})
 	}
+}
+
+// begun notes that the next end of a login is ours, or is not.
+func (t *talk) begun(giving bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.giving = giving
+}
+
+// gone reports whether what was lent is not there any more because somebody else
+// logged the host in: it is not ours to renew or to take back.
+func (t *talk) gone() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.replaced
 }
 
 // hello is the protocol's, for a connection of the lender's own.
@@ -312,9 +336,10 @@ func (t *talk) give(ctx context.Context, tokens Tokens) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, loginTimeout, fmt.Errorf("no answer within %v", loginTimeout))
 	defer cancel()
 	select {
-	case <-t.ended: // somebody else's
+	case <-t.ended: // of one that was given up
 	default:
 	}
+	t.begun(true)
 	host := t.desk.cfg.Host
 	params := map[string]any{"type": "chatgptAuthTokens", "accessToken": tokens.AccessToken, "chatgptAccountId": tokens.AccountID}
 	if tokens.Plan != "" {
@@ -324,6 +349,7 @@ func (t *talk) give(ctx context.Context, tokens Tokens) error {
 	if err := t.peer.Call(ctx, "account/login/start", params, nil); err != nil {
 		var pe *protocol.Error
 		t.given = !errors.As(err, &pe)
+		t.begun(false)
 		return t.desk.refused(err)
 	}
 	select {
@@ -371,7 +397,7 @@ func (t *talk) wanted(ctx context.Context) error {
 
 // takeBack makes the host forget what it was lent.
 func (t *talk) takeBack() {
-	if !t.given {
+	if !t.given || t.gone() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), goodbyeTime)
@@ -394,10 +420,12 @@ func (t *talk) leave() {
 func (t *talk) keep(ctx context.Context) {
 	for {
 		changed := t.desk.cfg.Source.Changed()
-		t.renew(ctx) // what changed before is not told
+		if !t.gone() {
+			t.renew(ctx) // what changed before is not told
+		}
 		var due <-chan time.Time
 		var timer *time.Timer
-		if d, ok := t.desk.due(); ok {
+		if d, ok := t.desk.due(); ok && !t.gone() {
 			timer = time.NewTimer(d)
 			due = timer.C
 		}

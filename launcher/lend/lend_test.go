@@ -396,6 +396,28 @@ func TestALostConnectionIsMadeAnew(t *testing.T) {
 	}
 }
 
+func TestWhoWasReplacedTakesNothingBack(t *testing.T) {
+	h, l := newHost(t), newLaptop()
+	events := make(chan State, 16)
+	loan, err := open(t, h, l, func(s State) { events <- s })
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-events
+	h.mu.Lock()
+	h.token = "somebody else's"
+	h.mu.Unlock()
+	_ = h.peer().Notify("account/login/completed", map[string]any{"loginId": nil, "success": true, "error": nil})
+	if st := <-events; st.Lent || st.Err == nil || !strings.Contains(st.Err.Error(), "took the place") {
+		t.Errorf("told %+v", st)
+	}
+	l.change(func() { l.n = 9 })
+	_ = loan.Close()
+	if got := h.has(); got != "somebody else's" {
+		t.Errorf("the host has %q", got)
+	}
+}
+
 func TestTheLinkIsCutInTheMiddleOfARefresh(t *testing.T) {
 	h, l := newHost(t), newLaptop()
 	l.hold = make(chan struct{})
