@@ -45,6 +45,8 @@ type Config struct {
 	HostLogin func() bool
 	// MayLogIn is the gate's: whether a mandate allows an account/login/start.
 	MayLogIn func(params json.RawMessage) error
+	// MayRelay is the gate's: whether one allows to be reached through a relay.
+	MayRelay func() error
 	// Egress, when not nil, is asked about clients that lend this host their network.
 	Egress transport.EgressFunc
 	Log    *slog.Logger
@@ -95,7 +97,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}
 	s.gate = gate.New(gate.Config{
-		HostLogin: cfg.HostLogin, MayLogIn: cfg.MayLogIn,
+		HostLogin: cfg.HostLogin, MayLogIn: cfg.MayLogIn, MayRelay: cfg.MayRelay,
 		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,

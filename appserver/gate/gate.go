@@ -165,6 +165,8 @@ type Config struct {
 	// need not know all of the mandates. Its error's text is for the client. Nil
 	// allows everything.
 	MayLogIn func(params json.RawMessage) error
+	// MayRelay says likewise whether this machine may be reached through a relay.
+	MayRelay func() error
 
 	// Status is the host's part of towline/status/read; the gate fills in
 	// engine, attached and threads. Nil: only those are told.

@@ -74,12 +74,10 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		c.put(protocol.NewError(env.ID, why))
 		return nil
 	}
-	if env.Method == protocol.AccountStart {
-		if why := c.g.mayLogIn(env.Params); why != nil {
-			c.denied(env.Method, why)
-			c.put(protocol.NewError(env.ID, why))
-			return nil
-		}
+	if why := c.g.mandated(env); why != nil {
+		c.denied(env.Method, why)
+		c.put(protocol.NewError(env.ID, why))
+		return nil
 	}
 	if isLend(env) {
 		c.lend(env, msg)

@@ -11,6 +11,22 @@ import (
 // loginMembers are the params of account/login/start that are looked at here.
 var loginMembers = []string{"type", "apiKey", "accessToken", "chatgptAccountId", "chatgptPlanType"}
 
+// mandated holds a request against what the owner of the machine mandates.
+func (g *Gate) mandated(env protocol.Envelope) *protocol.Error {
+	switch env.Method {
+	case protocol.AccountStart:
+		return g.mayLogIn(env.Params)
+	case "remoteControl/enable", "remoteControl/pairing/start":
+		if g.cfg.MayRelay == nil {
+			return nil
+		}
+		if err := g.cfg.MayRelay(); err != nil {
+			return protocol.Errorf("%s", config.OneLine(err.Error()))
+		}
+	}
+	return nil
+}
+
 // mayLogIn decides about an account/login/start. Its params must say to every
 // engine what they say here: Codex reads a list as it reads an object, and the
 // native engine finds members whatever the case of their names. A loan in such a

@@ -53,3 +53,16 @@ func TestSecurityLoansCannotBeDisguised(t *testing.T) {
 		})
 	}
 }
+
+// A stock Codex does not know that the machine is not to be reached through a relay.
+func TestSecurityRelaysNeedTheMandate(t *testing.T) {
+	r := newRig(t, func(c *Config) {
+		c.MayRelay = func() error { return errors.New("remote control is not allowed on this machine") }
+	}, true)
+	p := r.join("admin", protocol.RoleAdmin, false)
+	for _, method := range []string{"remoteControl/enable", "remoteControl/pairing/start"} {
+		if _, err := p.call(method, struct{}{}); err == nil || !strings.Contains(err.Error(), "remote control is not allowed on this machine") {
+			t.Errorf("%s: %v", method, err)
+		}
+	}
+}

@@ -156,6 +156,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored,
 		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
+		MayRelay: mayRelay,
 		Egress:   h.egress, Log: log,
 	})
 	if err != nil {

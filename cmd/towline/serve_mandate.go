@@ -58,6 +58,15 @@ func (l servedLogin) allowed(p managed.Policy, engine string, params json.RawMes
 	return nil
 }
 
+// mayRelay holds a remote control of Codex's against the mandates of this machine.
+func mayRelay() error {
+	p, err := managed.Load(managed.Options{})
+	if err != nil {
+		return err
+	}
+	return p.CheckRemoteControl()
+}
+
 // mayBorrow is mayLogIn for a login that is lent. The account its token names
 // counts as well as the one it is said to be for.
 func mayBorrow(p managed.Policy, params json.RawMessage) error {
