@@ -26,6 +26,9 @@ const (
 	// fresh is for how long a token that was just refreshed answers whoever asks:
 	// several turns find the old one refused at about the same time.
 	fresh = 5 * time.Second
+	// lookEvery is how often this machine's login is looked at: another program may
+	// have logged it out.
+	lookEvery = time.Minute
 	// retryAfter is how long a token that could not be renewed is left alone.
 	retryAfter = 30 * time.Second
 )
@@ -111,23 +114,22 @@ func (d *desk) delay() {
 	d.later = d.clock().Add(retryAfter)
 }
 
-// due is when the host should get the next token.
-func (d *desk) due() (time.Duration, bool) {
+// due is when to look whether the host should get another token, or lose it.
+func (d *desk) due() time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var at time.Time
+	now := d.clock()
+	at := now.Add(lookEvery)
 	switch {
 	case !d.state.Lent: // what went wrong is tried again
 		at = d.later
-	case d.given.Expires.IsZero():
-		return 0, false
-	default:
+	case !d.given.Expires.IsZero() && d.given.Expires.Add(-early).Before(at):
 		at = d.given.Expires.Add(-early)
 	}
 	if at.Before(d.later) {
 		at = d.later
 	}
-	return max(0, at.Sub(d.clock())), true
+	return max(0, at.Sub(now))
 }
 
 // answer gives a host another token in place of the one that was refused. It may
