@@ -359,3 +359,29 @@ func TestLentNetworkLeadsNowhereElse(t *testing.T) {
 	}
 	quit(term)
 }
+
+// Through Towline's own SSH door it is the same, and what a key may do decides: a
+// network takes an operator, a login an admin.
+func TestLendThroughTheDoor(t *testing.T) {
+	t.Parallel()
+	d := newOwnDoor(t, nativeEngine+"requires_openai_auth = true\n")
+	d.issuer.ServeModel()
+	d.loginHere(t)
+	as := func(role string) {
+		t.Helper()
+		d.user.Write(".config/towline/authorized_keys", "environment=\"TOWLINE_ROLE="+role+"\" "+d.laptop.Key.Line+"\n", 0o600)
+	}
+	as("approver")
+	told(t, d.laptop.Towline("dev", "--lend-network", "--json"), 5, "needs the role operator")
+	as("operator")
+	told(t, d.laptop.Towline("dev", "--lend-network", "--json"), 0, `"lent":"network lent"`)
+	told(t, d.laptop.Towline("dev", "--lend-credentials", "--json"), 5, "admin")
+	as("admin")
+	term := d.laptop.OpenTowline(120, 30, "dev", "--project", d.user.Home, "--lend-credentials", "--lend-network")
+	term.Wait("? help", "network lent, login lent")
+	hello(term)
+	quit(term)
+	if text := d.user.Read(".codex/auth.json"); text != "" {
+		t.Errorf("the host has stored %q", text)
+	}
+}
