@@ -17,11 +17,11 @@ import (
 // The port here leads to a host's login: it is not for other users of this machine.
 func TestSecurityAnotherUserIsNotCarried(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED, lacking root, which can be another user")
+		lacking(t, "root, which can be another user")
 	}
 	bash, err := exec.LookPath("bash")
 	if err != nil {
-		t.Skip("SKIPPED, lacking bash")
+		lacking(t, "bash")
 	}
 	port := server(t, http.NotFound)
 	l, err := Listen(t.Context(), 0)
