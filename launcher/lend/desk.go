@@ -37,6 +37,9 @@ const (
 // more and only a person can change that. What the host has is taken back then.
 var ErrNoLogin = errors.New("this machine has no login to lend")
 
+// errAnother is a login nobody said could be lent to this host.
+var errAnother = fmt.Errorf("another account than the one that was lent is logged in here now: %w", ErrNoLogin)
+
 // desk gives out tokens, for whichever conversation there is: one refresh at a
 // time, no more than need be.
 type desk struct {
@@ -46,6 +49,7 @@ type desk struct {
 	turn chan struct{} // capacity 1: who may refresh
 
 	mu      sync.Mutex // guards what follows
+	account string     // whose login this loan is of, from the first token on
 	given   Tokens     // what the host has
 	state   State
 	later   time.Time // no renewal before that
@@ -77,10 +81,23 @@ func (d *desk) token(ctx context.Context) (Tokens, error) {
 	if err == nil && (t.AccessToken == "" || t.AccountID == "") {
 		err = fmt.Errorf("%w that a host could work with", ErrNoLogin)
 	}
+	if err == nil && !d.same(t.AccountID) {
+		err = errAnother
+	}
 	if err != nil {
 		return Tokens{}, problem(d.cfg.Host, err)
 	}
 	return t, nil
+}
+
+// same reports whether account is the one that the person said may be lent.
+func (d *desk) same(account string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.account == "" {
+		d.account = account
+	}
+	return d.account == account
 }
 
 // over reports whether err means that there is nothing to lend any more.
@@ -165,8 +182,8 @@ func (d *desk) answer(ctx context.Context, r *rpc.Request) {
 		return
 	}
 	t, err := d.cfg.Source.Refresh(ctx, had)
-	if err == nil && t.AccountID != had.AccountID && had.AccountID != "" {
-		err = errors.New("another account is logged in there now")
+	if err == nil && !d.same(t.AccountID) {
+		err = errAnother
 	}
 	if err != nil {
 		d.cfg.Log.Info("the host's token could not be refreshed", "err", err)

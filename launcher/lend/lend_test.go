@@ -31,12 +31,15 @@ type laptop struct {
 	expires   time.Time
 	changed   chan struct{}
 	hold      chan struct{} // when not nil, a refresh waits for it
+	account   string
 }
 
-func newLaptop() *laptop { return &laptop{n: 1, changed: make(chan struct{})} }
+func newLaptop() *laptop {
+	return &laptop{n: 1, account: "acct", changed: make(chan struct{})}
+}
 
 func (l *laptop) tokens() Tokens {
-	return Tokens{AccessToken: fmt.Sprintf("canary-%d", l.n), AccountID: "acct", Plan: "pro", Account: "ann@example.com", Expires: l.expires}
+	return Tokens{AccessToken: fmt.Sprintf("canary-%d", l.n), AccountID: l.account, Plan: "pro", Account: "ann@example.com", Expires: l.expires}
 }
 
 func (l *laptop) Token(context.Context) (Tokens, error) {
@@ -368,6 +371,21 @@ func TestALoginThatEndsHereEndsThere(t *testing.T) {
 	}
 	l.change(func() { l.err = ErrNoLogin })
 	h.until("the host has no token", func() bool { return h.token == "" })
+}
+
+// Whoever logs in as somebody else here has not said that this one may be lent.
+func TestSecurityAnotherLoginHereIsNotLent(t *testing.T) {
+	h, l := newHost(t), newLaptop()
+	if _, err := open(t, h, l, nil); err != nil {
+		t.Fatal(err)
+	}
+	l.change(func() { l.n, l.account = 7, "acct-of-somebody-else" })
+	h.until("the host has no token", func() bool {
+		if h.token == "canary-7" {
+			t.Error("the other account's token was lent")
+		}
+		return h.token == ""
+	})
 }
 
 func TestTheNextTokenIsThereBeforeItIsNeeded(t *testing.T) {
