@@ -53,10 +53,10 @@ func TestWorkWaitsForALogin(t *testing.T) {
 	f.agree(t, f.opened(t, 2))
 	again.Wait("[exit 0]")
 	term.WaitGone("login expired")
+	peer.Eventually(t, "the work that waited", func() bool {
+		return strings.Count(term.Scrollback(), "it was worth waiting for") >= 2 // asked, and answered
+	})
 	term.WaitGone("● working")
-	if n := strings.Count(term.Scrollback(), "it was worth waiting for"); n < 2 { // asked, and answered
-		t.Errorf("the work that waited was not done:\n%s", term.Scrollback())
-	}
 	quit(term)
 
 	seen := map[string]bool{}

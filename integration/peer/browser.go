@@ -81,10 +81,11 @@ func StartBrowser(t testing.TB, u *User, w *Web) *Browser {
 	_, _ = theirIn.Close(), theirOut.Close()
 	go b.read(ourIn)
 	t.Cleanup(func() {
-		b.Close()
 		if t.Failed() {
+			t.Logf("the browser is at %s, was led to %q and shows:\n%s", b.URL(), b.Visited(), b.Text())
 			t.Logf("chromium said:\n%s", said)
 		}
+		b.Close()
 	})
 	var target struct{ TargetID string }
 	b.call("", "Target.createTarget", map[string]any{"url": "about:blank"}, &target)

@@ -51,6 +51,10 @@ func Chain(t testing.TB, n int) []*Place {
 			return append([]string{"-n", name}, args...)
 		}
 		must(within(before, "link", "add", near, "type", "veth", "peer", "name", far, "netns", p.Name)...)
+		// No link-local addresses: a browser takes their coming, a second or two
+		// later, for a change of the network, and drops what it was at.
+		must(within(before, "link", "set", near, "addrgenmode", "none")...)
+		must("-n", p.Name, "link", "set", far, "addrgenmode", "none")
 		must(within(before, "addr", "add", nearAddr+"/30", "dev", near)...)
 		must(within(before, "link", "set", near, "up")...)
 		must("-n", p.Name, "addr", "add", farAddr+"/30", "dev", far)
