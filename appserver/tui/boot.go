@@ -9,6 +9,7 @@ import (
 
 	tea "charm.land/bubbletea/v2"
 
+	"towline/appserver/tui/text"
 	"towline/config"
 )
 
@@ -94,6 +95,10 @@ func (m *model) bootMsg(msg tea.Msg) tea.Cmd {
 		b.scroll = 0
 	case noticeMsg:
 		b.log.notice(msg.hop, msg.text, m.host(), now)
+		if (b.phase == bootIdle || b.phase == bootLanding) && msg.hop == "" {
+			// Not about connecting: what the one who connected has to say later.
+			m.notice = notice{text: text.CleanLine(msg.text), bad: true, until: now.Add(2 * noticeTime)}
+		}
 	case askMsg:
 		if b.refused || b.phase == bootFailed || m.leaving {
 			msg.q.settle(reply{err: ErrAborted})

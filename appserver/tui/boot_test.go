@@ -425,3 +425,18 @@ func TestNothingIsAcceptedUnseen(t *testing.T) {
 		t.Error("not accepted")
 	}
 }
+
+// Who made the connection may have something to say while it works.
+func TestALaterNoticeIsSeen(t *testing.T) {
+	f := remoteFake(t)
+	l := newLaunch(f, steps)
+	s := start(t, f, 80, 24, l.config)
+	s.sees("○ new")
+	l.mu.Lock()
+	c := l.person
+	l.mu.Unlock()
+	c.Notice("dev-server", "a banner of the server's")
+	c.Notice("", "the login lent to dev-server:\n\x1b[2Jlog in again")
+	s.sees("the login lent to dev-server", "log in again")
+	s.not("a banner of the server's")
+}
