@@ -132,12 +132,19 @@ func TestRemoteLoginWithoutAPort(t *testing.T) {
 // on waiting: what comes to the laptop's port gets there unread.
 func TestRemoteLoginTurnsOtherRedirectsAway(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]peer.OpenSSH{"forwarding": {}, "no forwarding": {NoForwarding: true}} {
+	for name, tc := range map[string]struct {
+		o    peer.OpenSSH
+		args []string
+	}{
+		"forwarding":    {},
+		"no forwarding": {o: peer.OpenSSH{NoForwarding: true}},
+		"system ssh":    {args: []string{"--transport", "system"}},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			peer.Need(t, "curl")
-			f, bin := newCodexOffice(t, o)
-			term := f.laptop.OpenTowline(120, 40, "login", "dev")
+			f, bin := newCodexOffice(t, tc.o)
+			term := f.laptop.OpenTowline(120, 40, append([]string{"login", "dev"}, tc.args...)...)
 			address := f.opened(t, 1)
 			term.Wait("Port 1455 of this machine leads to dev")
 			r := f.laptop.Run("curl", "-s", "-o", "-", "-w", " %{http_code}", "http://127.0.0.1:1455/auth/callback?code=x&state=y")
@@ -190,7 +197,7 @@ func TestRemoteLoginThroughWhateverIsThere(t *testing.T) {
 				f.user.Place(peer.Binary(t), ".local/bin/towline")
 			}
 			term := f.laptop.OpenTowline(120, 40, "login", "dev", "--no-browser")
-			term.Wait(fmt.Sprintf("Dev forwards no ports: going through %s there", way.name), "Port 1455 of this machine leads to dev")
+			term.Wait(fmt.Sprintf("Going through %s there, because dev forwards no ports", way.name), "Port 1455 of this machine leads to dev")
 			r := f.laptop.Run("curl", "-s", "-o", "-", "-w", " %{http_code}", "http://127.0.0.1:1455/auth/callback?code=x&state=y")
 			if r.Stdout != "State mismatch 400" {
 				t.Errorf("the host answered %q (%s)", r.Stdout, r.Stderr)

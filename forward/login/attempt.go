@@ -28,6 +28,7 @@ type attempt struct {
 
 	// Valid once events is closed.
 	ended  error  // how the program ended
+	saved  bool   // it said that all went well
 	why    string // what it said went wrong
 	failed *Event // Towline's own words for it
 }
@@ -104,12 +105,12 @@ func (a *attempt) read() {
 	case <-a.done:
 		return
 	}
-	a.why = codex.complaint()
+	a.saved, a.why = codex.saved, codex.complaint()
 	if p, ok := a.p.(interface{ LastWords() string }); ok && a.why == "" {
 		for line := range strings.Lines(p.LastWords()) {
 			codex.line(line)
 		}
-		a.why = codex.complaint()
+		a.saved, a.why = codex.saved, codex.complaint()
 	}
 }
 
@@ -192,7 +193,7 @@ func (b *broker) outcome(a *attempt) error {
 			p.Hints = []string{"begin again: `towline login " + b.c.Name + "`"}
 		}
 		return p
-	case a.ended == nil:
+	case a.ended == nil, a.saved: // the host is asked again; some shells lose a status
 		return nil
 	}
 	why := a.why

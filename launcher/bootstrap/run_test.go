@@ -24,6 +24,7 @@ var posixShells = []string{"dash", "bash", "busybox", "ksh", "mksh", "zsh"}
 func eachSh(t *testing.T, f func(t *testing.T, l *local)) {
 	for _, name := range posixShells {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newLocal(t, name)
 			if name == "busybox" {
 				l.shell = sh(t, l, name+" sh")
@@ -122,8 +123,10 @@ func TestRunLivesWhileWeShowThatWeAreThere(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = p.Close() }()
-		if _, err := io.WriteString(p.Stdin(), "\n"); err != nil { // it interrupts the wait for the program
-			t.Fatal(err)
+		for range 20 {
+			if _, err := io.WriteString(p.Stdin(), "\n"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		if err := os.WriteFile(fifo, []byte("word\n"), 0o600); err != nil {
 			t.Fatal(err)

@@ -48,44 +48,37 @@ say go run # before it: what the program says is not for us
 ) 3<&- 2>&1 &
 tl_child=$!
 
-# leave: the program and all it started end, politely first.
+# The end of our input is the end of the program, politely first, with all it
+# started; and so is too long a silence. What watches is a program of its own: a
+# shell that waits for one thing and is signalled about another may lose either.
+# shellcheck disable=SC2016 # expanded there
+tl_watcher='
+child=$1 main=$2 silent=$3
 leave() {
-	trap '' USR1 USR2 ALRM
-	kill -TERM -"$tl_child" 2>/dev/null || kill -TERM "$tl_child" 2>/dev/null
-	tl_n=0
-	while kill -0 "$tl_child" 2>/dev/null && [ "$tl_n" -lt 10 ]; do
-		tl_n=$((tl_n + 1))
-		nap
+	kill -0 "$main" || exit # the number of the program may be another one'"'"'s by now
+	kill -TERM -"$child" || kill -TERM "$child"
+	n=0
+	while kill -0 "$child" && [ "$n" -lt 10 ]; do
+		n=$((n + 1))
+		sleep 0.2 || sleep 1
 	done
-	stop "$tl_child"
+	kill -9 -"$child" || kill -9 "$child"
 }
-
-# The end of our input is the end of the program, and so is too long a silence.
-# What watches is told apart by signal, because only the main shell may decide:
-# the number of a program that has ended may be another's by then.
-tl_left=$tl_silent
-trap 'tl_got=yes; tl_left=$tl_silent' USR1
-trap 'tl_got=yes; leave' USR2
-trap 'tl_got=yes; tl_left=$((tl_left - 5)); [ "$tl_left" -gt 0 ] || leave' ALRM
-(
-	exec <&3 3<&- >/dev/null 2>&1
-	while read -r tl_beat; do kill -USR1 $$; done
-	while kill -USR2 $$; do sleep 1; done # until it is heard
-) &
-tl_reader=$!
-(
-	exec 3<&- >/dev/null 2>&1
-	while sleep 5; do kill -ALRM $$ || exit; done
-) &
-tl_ticker=$!
-exec 3<&-
-while :; do
-	tl_got=
-	wait "$tl_child"
-	tl_r=$?
-	# A signal of those above ends the wait early, with a status of its own.
-	[ "$tl_r" -gt 128 ] && [ -n "$tl_got" ] || break
+timer() {
+	(sleep "$silent" && leave) </dev/null &
+	timer=$!
+}
+timer
+while read -r beat; do
+	kill -9 "$timer"
+	timer
 done
-trap '' USR1 USR2 ALRM
-kill -9 "$tl_reader" "$tl_ticker" 2>/dev/null
+leave
+'
+(apart sh -c "$tl_watcher" sh "$tl_child" $$ "$tl_silent") <&3 3<&- >/dev/null 2>&1 &
+tl_watch=$!
+exec 3<&-
+wait "$tl_child"
+tl_r=$?
+{ stop "$tl_watch" && wait "$tl_watch"; } 2>/dev/null
 exit "$tl_r"
