@@ -23,7 +23,7 @@ type hostOptions struct {
 
 func (o *hostOptions) flags(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&o.transport, "transport", "", "what carries SSH: auto, builtin or system (the `ssh` program)")
+	f.StringVar(&o.transport, "transport", "", "`HOW` SSH is carried: auto, builtin or system (the ssh program)")
 	sshConfigFlag(c, &o.sshConfig)
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "show every step")
 }

@@ -118,7 +118,7 @@ func writeStatus(w io.Writer, st account.Status, out loginStatus) error {
 		b.WriteString("Logged in using ChatGPT\n")
 	}
 	if !st.LoggedIn {
-		line("log in", "`towline login`, or `towline login --device-auth` without a browser here")
+		line("log in", "`towline login`; without a browser: `towline login --device-auth`")
 		_, err := io.WriteString(w, b.String())
 		return err
 	}
