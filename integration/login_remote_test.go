@@ -331,6 +331,25 @@ func TestRemoteLoginForAScript(t *testing.T) {
 	out.find(t, `\{"event":"done","host":"dev","account":"grace@example.com",.*"mode":"chatgpt","store":"file","path":"[^"]*/.codex/auth.json"`)
 	f.clean(t)
 
+	// One that drives it ends it by leaving.
+	cmd = f.laptop.Command(t.Context(), peer.Binary(t), "login", "dev", "--events", "--no-browser")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	driven := &collected{}
+	cmd.Stdout = driven
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	driven.find(t, `\{"event":"url",`)
+	_ = in.Close()
+	if err := cmd.Wait(); err == nil {
+		t.Error("it ended well without its driver")
+	}
+	driven.find(t, `\{"event":"failed","host":"dev","stage":"login","error":"the program that drives this login left"`)
+	f.clean(t)
+
 	if err := os.Remove(f.user.Path("tools/bin/codex")); err != nil {
 		t.Fatal(err)
 	}

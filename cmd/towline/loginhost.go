@@ -44,6 +44,12 @@ func loginHost(cmd *cobra.Command, host string, f loginFlags) error {
 	ctx, stop := hangUp(cmd.Context())
 	defer stop()
 	who := newLoginPerson(cmd.OutOrStdout(), host, f)
+	if f.events && !f.withAPIKey && !f.withAccessToken {
+		driven, left := context.WithCancelCause(ctx)
+		defer left(nil)
+		who.driven(driven, func() { left(errDriverLeft) })
+		ctx = driven
+	}
 	err := runLoginHost(ctx, cmd, host, f, who)
 	who.close()
 	if err != nil && who.enc != nil {

@@ -74,6 +74,34 @@ func (p *loginPerson) fromLines() func(context.Context) (string, error) {
 	}
 }
 
+// driven is fromLines for a driver whose leaving ends the login.
+func (p *loginPerson) driven(ctx context.Context, gone func()) {
+	lines := make(chan string)
+	go func() { // ends with standard input, or with ctx
+		read := p.fromLines()
+		for {
+			line, err := read(ctx)
+			if err != nil {
+				gone()
+				return
+			}
+			select {
+			case lines <- line:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	p.pasted = func(ctx context.Context) (string, error) {
+		select {
+		case line := <-lines:
+			return line, nil
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
+
 // close ends what still changes on the screen.
 func (p *loginPerson) close() {
 	if p.uncount != nil {
