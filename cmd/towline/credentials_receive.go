@@ -190,7 +190,7 @@ func (h *receiving) room(ctx context.Context, a secret.Auth, replace bool) error
 	}
 	return &config.Problem{
 		Stage: custody.StageStore, Err: fmt.Errorf("there is %s here already, which would be lost", text), Exit: config.ExitFailure,
-		Hints: []string{"see it: `towline credentials status`", "give it up by adding --replace"},
+		Hints: []string{"see it: `towline credentials status`", "to give that login up, add --replace to the command you typed"},
 	}
 }
 

@@ -195,8 +195,8 @@ func (p *loginPerson) page(e login.Event) {
 			s.line("Browser on another machine? Paste here the address it ends at; it is not shown.")
 		}
 	case p.pasted != nil:
-		s.line("The browser will end at an address that cannot be opened, or that another program")
-		s.line("answers: http://127.0.0.1:… Copy it, and paste it here; it is not shown.")
+		s.line("The browser will end at an address that cannot be opened, or that another")
+		s.line("program answers: http://127.0.0.1:… Copy it and paste it here; it is not shown.")
 	default:
 		s.line("Nothing here can take the browser back: run this in a terminal, and paste the address.")
 	}
