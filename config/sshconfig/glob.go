@@ -45,6 +45,10 @@ func match(dir, part string, left *int) []string {
 		}
 		return nil
 	}
+	// Opening what only looks like a folder may wait for ever: a pipe does.
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil // as glob(3): what cannot be read does not match

@@ -74,3 +74,18 @@ func TestPipesAreNotRead(t *testing.T) {
 		t.Fatal("it waits")
 	}
 }
+
+// A pipe where a folder could be is no folder, and nobody waits for its writer.
+func TestGlobPassesPipes(t *testing.T) {
+	top := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(top, "pipe"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(top, "folder", "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	found, complete := glob(top+"/*/*", false)
+	if want := filepath.Join(top, "folder", "a"); !complete || len(found) != 1 || found[0] != want {
+		t.Errorf("found %q, complete %v", found, complete)
+	}
+}
