@@ -298,6 +298,8 @@ func TestQuestionsCloseWithoutAnAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil, true)
+			// An engine that was not met before it died cannot be missed.
+			eventually(t, "the engine is watched", r.g.watching.Load)
 			owner := r.join("owner", protocol.RoleOperator, false)
 			thread := owner.startThread()
 			r.e.startTurn(thread, "t1")
