@@ -76,7 +76,7 @@ func moveCredential(ctx context.Context, o *reachOptions, host string, replace b
 			Hints: []string{"resolve that first: `towline credentials move " + pending.Host + "`"},
 		}
 	}
-	local := localLogin{c, paths, cfg}
+	local := localLogin{c, paths, cfg, host}
 	if pending == nil { // before anybody is asked for a password
 		if err := local.movable(ctx, host); err != nil {
 			return none, err
@@ -204,6 +204,7 @@ type localLogin struct {
 	c     credentials
 	paths config.Paths
 	cfg   config.Config
+	host  string // where it is to go
 }
 
 var _ custody.Local = localLogin{}
@@ -239,7 +240,7 @@ func (l localLogin) Load(ctx context.Context) (secret.Auth, error) {
 	if errors.Is(err, secret.ErrNone) {
 		return a, &config.Problem{
 			Stage: custody.StageMove, Err: errors.New("this machine is not logged in"), Exit: config.ExitFailure,
-			Hints: []string{"log in on the host: `towline login HOST`"},
+			Hints: []string{"log in on the host: `towline login " + l.host + "`"},
 		}
 	}
 	return a, err

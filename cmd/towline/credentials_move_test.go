@@ -520,7 +520,7 @@ func TestMoveFromEveryPlace(t *testing.T) {
 	a := r.has(r.laptop)
 	t.Setenv("CREDENTIALS_DIRECTORY", "")
 	r.laptop.cfg.Store = config.StoreFile
-	local := localLogin{r.open(r.laptop), r.laptop.paths, r.laptop.cfg}
+	local := localLogin{r.open(r.laptop), r.laptop.paths, r.laptop.cfg, "dev"}
 	must(t, local.Remove(t.Context()))
 	for _, p := range r.open(r.laptop).store.Places(t.Context()) {
 		if p.Err == nil && p.Auth.Fingerprint() == a.Fingerprint() {

@@ -134,7 +134,7 @@ func (r *twoEnds) mover(dial func(context.Context) (io.ReadWriteCloser, error)) 
 	kept, err := openAside(r.laptop.paths, c, 0, nil)
 	must(r.t, err)
 	mv := &custody.Mover{
-		Local: localLogin{c, r.laptop.paths, r.laptop.cfg}, Ledger: custody.Ledger{Path: r.laptop.paths.Moving(), Aside: kept},
+		Local: localLogin{c, r.laptop.paths, r.laptop.cfg, "dev"}, Ledger: custody.Ledger{Path: r.laptop.paths.Moving(), Aside: kept},
 		Host: "host", Dial: dial,
 	}
 	mv.ForTest(time.Millisecond, nil)

@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"golang.org/x/term"
+
 	"towline/appserver/engine/native/sandbox"
 	"towline/config"
 	"towline/launcher/systemssh"
@@ -35,6 +37,9 @@ func run() int {
 	if err := root.ExecuteContext(ctx); err != nil {
 		var told *said
 		if !errors.As(err, &told) {
+			if ctx.Err() != nil && term.IsTerminal(int(os.Stderr.Fd())) {
+				fmt.Fprintln(os.Stderr) // the terminal has just shown ^C
+			}
 			fmt.Fprint(os.Stderr, config.Explain(err))
 		}
 		return config.ExitCode(err)
