@@ -31,6 +31,8 @@ const (
 	maxAnswerBytes = 8 << 20
 	// endTimeout is how long a command that said its last word may take to end.
 	endTimeout = 3 * time.Second
+	// lastWordsTimeout is how long reading them may take once it has ended.
+	lastWordsTimeout = time.Second
 )
 
 var (
@@ -78,7 +80,8 @@ type talk struct {
 	once sync.Once
 
 	heard sync.Once
-	ended error // valid once heard
+	ended error         // valid once heard
+	said  chan struct{} // closed when standard error has been read to its end
 }
 
 // start sends a script, with vars set, for the login shell to have run. What it
@@ -105,11 +108,14 @@ func start(ctx context.Context, r Remote, o Options, name string, vars []variabl
 
 // listen is for the answers of a process to a script with that nonce.
 func listen(ctx context.Context, p remote.Process, o Options, nonce string) *talk {
-	t := &talk{p: p, mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o, silence: o.ShellTimeout}
+	t := &talk{p: p, mark: []byte(marker(nonce) + " "), noise: &excerpt{}, stderr: &excerpt{}, o: o, silence: o.ShellTimeout, said: make(chan struct{})}
 	t.quiet = time.AfterFunc(o.ShellTimeout, func() { t.abort(errSilent) })
 	t.unhook = context.AfterFunc(ctx, func() { t.abort(context.Cause(ctx)) })
 	t.r = bufio.NewReaderSize(beating{p.Stdout(), t.beat}, 32<<10)
-	t.wg.Go(func() { _, _ = io.Copy(t.stderr, beating{p.Stderr(), t.beat}) })
+	t.wg.Go(func() {
+		defer close(t.said)
+		_, _ = io.Copy(t.stderr, beating{p.Stderr(), t.beat})
+	})
 	return t
 }
 
@@ -301,8 +307,19 @@ func (t *talk) status() error {
 	}
 }
 
-// hearOut waits for the command to end, for a while, and notes how it did.
-func (t *talk) hearOut() { t.heard.Do(func() { t.ended = t.status() }) }
+// hearOut waits for the command to end, for a while, and notes how it did. That
+// its last words have come does not mean that they have been read.
+func (t *talk) hearOut() {
+	t.heard.Do(func() {
+		t.ended = t.status()
+		late := time.NewTimer(lastWordsTimeout)
+		defer late.Stop()
+		select {
+		case <-t.said:
+		case <-late.C: // something it started goes on, with the same standard error
+		}
+	})
+}
 
 // close ends the channel and waits for what start began. Idempotent.
 func (t *talk) close() {
