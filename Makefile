@@ -54,9 +54,10 @@ test: need-go ## run the tests; says what a skipped one lacks
 ifneq ($(TESTFLAGS),)
 	$(GOTEST) $(TESTFLAGS)
 else
-	$(GOTEST) $$($(GO) list ./... | grep -v /integration)
-	@# The journeys start whole programs and wait for their screens: alone, one package at a time.
-	$(GOTEST) -p 1 ./integration/...
+	$(GOTEST) -p 3 $$($(GO) list ./... | grep -v /integration)
+	@# Most tests wait more than they work, so more of them run than there are cores. The journeys
+	@# start whole programs and wait for their screens: alone, one package at a time.
+	$(GOTEST) -p 1 -parallel 4 ./integration/...
 endif
 
 .PHONY: check
