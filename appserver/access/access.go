@@ -16,7 +16,8 @@ type Kind string
 const (
 	KindLocal  Kind = "local"  // same user, by peer credentials or the kernel's socket table
 	KindKey    Kind = "key"    // SSH public key
-	KindToken  Kind = "token"  // access token, capability token or signed bearer token
+	KindToken  Kind = "token"  // access token or capability token
+	KindJWT    Kind = "jwt"    // signed bearer token: the ID is the issuer's word and the subject
 	KindDevice Kind = "device" // paired device
 )
 
@@ -30,6 +31,11 @@ type Principal struct {
 	// Name is for people: a key's comment, a token's name, a user name.
 	Name string
 	Role protocol.Role
+	// Scope narrows the role; nil does not.
+	Scope *Scope
+	// Lapsed, where not nil, is closed when the credential stops to count: it was
+	// revoked, has expired, or lost its role. The gate then ends the connection.
+	Lapsed <-chan struct{}
 }
 
 // Key identifies the principal across connections; what a person left behind

@@ -42,6 +42,10 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 	case protocol.ExtCredentialNote:
 		result, err = c.noteCredential(env.Params)
 	default:
+		if answer, ok := c.g.cfg.Extensions[env.Method]; ok {
+			result, err = answer(ctx, c.who, env.Params)
+			break
+		}
 		err = &protocol.Error{Code: protocol.CodeMethodNotFound, Message: "unknown method " + clip(env.Method, 100)}
 	}
 	if err != nil {

@@ -168,10 +168,19 @@ type Config struct {
 	// MayRelay says likewise whether this machine may be reached through a relay.
 	MayRelay func() error
 
+	// Extensions answer further towline/* requests, by method. The role that the
+	// method table asks for has been checked, and the request is not recorded: that
+	// is for whoever answers it.
+	Extensions map[string]Extension
+
 	// Status is the host's part of towline/status/read; the gate fills in
 	// engine, attached and threads. Nil: only those are told.
 	Status func() protocol.HostStatus
 }
+
+// Extension answers a towline/* request of a client. An error that is not a
+// *protocol.Error goes to the log, and the client is told that there is one.
+type Extension func(ctx context.Context, who Client, params json.RawMessage) (result any, err error)
 
 // Client says who is at the other end of a stream, as its door proved it.
 type Client struct {

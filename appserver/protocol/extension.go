@@ -26,6 +26,19 @@ const (
 	// "facts":{name:text}} -> {}. For admins.
 	ExtCredentialNote = "towline/credential/note"
 
+	// The access tokens of the host, for admins. What they take and answer is
+	// package access's (tokens.go).
+	ExtTokenCreate = "towline/token/create"
+	ExtTokenList   = "towline/token/list"
+	ExtTokenShow   = "towline/token/read"
+	ExtTokenRotate = "towline/token/rotate"
+	ExtTokenRevoke = "towline/token/revoke"
+	// ExtRemoteControl opens or closes, at once, what other machines reach without
+	// SSH: Params {"enabled":bool} -> {"enabled":bool}. For admins.
+	ExtRemoteControl = "towline/remoteControl/set"
+	// ExtHandOver has the daemon give its listeners to a successor. For admins.
+	ExtHandOver = "towline/handOver"
+
 	// NotePresence: {"data":[Presence]}, on every change.
 	NotePresence = "towline/presence/changed"
 	// NoteApprovalOpened and NoteApprovalClosed: {"approval":Approval}.

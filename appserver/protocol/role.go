@@ -98,7 +98,7 @@ var leastRole = func() map[string]Role {
 			"remoteControl/enable", "remoteControl/disable", "remoteControl/pairing/start", "remoteControl/pairing/status",
 			"remoteControl/client/list", "remoteControl/client/revoke",
 			"modelProvider/config/write", "externalAgentConfig/import", "feedback/upload",
-			ExtCredentialNote,
+			ExtCredentialNote, ExtTokenCreate, ExtTokenList, ExtTokenShow, ExtTokenRotate, ExtTokenRevoke, ExtRemoteControl, ExtHandOver,
 			// Codex hands the bearer token to any client that asks here.
 			"getAuthStatus",
 		},
