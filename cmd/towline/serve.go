@@ -183,6 +183,7 @@ func (h *host) run(ctx context.Context) error {
 		g.Go(func() error { return h.door.Serve(door) })
 	}
 	g.Go(func() error { return h.network.run(door) })
+	g.Go(func() error { settle(ctx); return nil })
 	// An engine may be given time to end its turns: say so rather than hang.
 	defer context.AfterFunc(ctx, func() { h.log.Info("stopping; a second signal ends at once") })()
 	err := g.Wait()

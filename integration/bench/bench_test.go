@@ -102,15 +102,15 @@ func dial(b *testing.B, url string) *client {
 
 func (c *client) end() { c.Close(nil); <-c.done }
 
-// resident is a process's resident memory in bytes, with what it started.
-func resident(b *testing.B, pid int) int64 {
+// memory is one of the amounts in a process's status, in bytes.
+func memory(b *testing.B, pid int, name string) int64 {
 	b.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		b.Fatal(err)
 	}
 	for line := range strings.Lines(string(raw)) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == name {
 			kb, err := strconv.ParseInt(f[1], 10, 64)
 			if err != nil {
 				b.Fatal(err)
@@ -118,6 +118,6 @@ func resident(b *testing.B, pid int) int64 {
 			return kb << 10
 		}
 	}
-	b.Fatal("no VmRSS")
+	b.Fatal("no " + name)
 	return 0
 }
