@@ -137,7 +137,8 @@ type SSH struct {
 // AppServer lists further listeners, unix://PATH or ws://IP:PORT. The daemon's
 // own socket is always there.
 type AppServer struct {
-	Listen []string `toml:"listen"`
+	Listen []string      `toml:"listen"`
+	Auth   AppServerAuth `toml:"auth"`
 }
 
 // Gate narrows what clients may do.
