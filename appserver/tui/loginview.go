@@ -6,9 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"rsc.io/qr"
-
 	"towline/appserver/protocol"
+	"towline/appserver/tui/qrcode"
 	"towline/appserver/tui/text"
 )
 
@@ -144,45 +143,18 @@ func clock(d time.Duration) string {
 	return fmt.Sprintf("%d:%02d", s/60, s%60)
 }
 
-// qrMargin is the light border around a code, in modules: two are read everywhere
-// and fit a small terminal, where four would not.
-const qrMargin = 2
-
-// qr draws the address in half blocks, two rows of modules a line. What is light
-// is drawn on a dark terminal, what is dark on a light one, so that it needs no
-// colours. Nothing is drawn of addresses too long for a screen.
+// qr draws the address, so that it needs no colours. Nothing is drawn of addresses
+// too long for a screen.
 func (l *loginScreen) qr(dark bool) []string {
 	if l.kind != protocol.LoginDevice || l.url == "" || l.failed != "" || len(l.url) > 200 {
 		return nil
 	}
-	key := fmt.Sprint(dark, l.url)
-	if l.qrOf == key {
-		return l.drawnQR
-	}
-	l.qrOf, l.drawnQR = key, nil
-	c, err := qr.Encode(l.url, qr.L)
-	if err != nil {
-		return nil
-	}
-	size := c.Size + 2*qrMargin
-	ink := func(x, y int) bool {
-		if y >= size {
-			return false
+	if key := fmt.Sprint(dark, l.url); l.qrOf != key {
+		ink := qrcode.OnLight
+		if dark {
+			ink = qrcode.OnDark
 		}
-		return c.Black(x-qrMargin, y-qrMargin) != dark
-	}
-	for y := 0; y < size; y += 2 {
-		var b strings.Builder
-		for x := range size {
-			b.WriteString(halves[ink(x, y)][ink(x, y+1)])
-		}
-		l.drawnQR = append(l.drawnQR, b.String())
+		l.qrOf, l.drawnQR = key, qrcode.Lines(l.url, ink, 0, 0)
 	}
 	return l.drawnQR
-}
-
-// halves are the cells of two modules, by whether the upper and the lower are ink.
-var halves = map[bool]map[bool]string{
-	true:  {true: "█", false: "▀"},
-	false: {true: "▄", false: " "},
 }

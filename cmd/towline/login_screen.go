@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"towline/appserver/account"
+	"towline/appserver/tui/qrcode"
 	"towline/config"
 	"towline/config/secret"
 )
@@ -176,7 +177,11 @@ func (s *loginScreen) showDevice(d account.DeviceCode) {
 	words = append(words, "Only go on if you began this yourself.", "If somebody gave you the code, stop.")
 	var code []string
 	if s.tty && s.utf8 {
-		code = qrLines(link, s.width, s.height-4, s.colour)
+		ink := qrcode.OnDark // without colours: as most terminals are
+		if s.colour {
+			ink = qrcode.Colours
+		}
+		code = qrcode.Lines(link, ink, s.width, s.height-4)
 	}
 	const gap = 3
 	wide := 0
