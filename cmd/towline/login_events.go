@@ -10,44 +10,13 @@ import (
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"towline/appserver/account"
 	"towline/config"
+	"towline/forward/login"
 )
-
-// loginEvent is a line of `towline login --events`. Which members there are depends
-// on Event:
-//
-//	url      URL, Port      open URL; the browser comes back to Port (0: paste the address it ends at)
-//	device   URL, CompleteURL, Code, Expires
-//	step     Text           what is being done, for a person
-//	done     Account, Workspace, Plan, Mode, Store, Path, Fingerprint
-//	failed   Stage, Error, Hints
-//
-// done or failed is the last line. Lines on standard input are redirect addresses
-// a person pasted; its end says that the driver left, and ends the login.
-type loginEvent struct {
-	Event       string     `json:"event"`
-	URL         string     `json:"url,omitempty"`
-	CompleteURL string     `json:"completeUrl,omitempty"`
-	Port        *int       `json:"port,omitempty"`
-	Code        string     `json:"code,omitempty"`
-	Expires     *time.Time `json:"expires,omitempty"`
-	Text        string     `json:"text,omitempty"`
-	Account     string     `json:"account,omitempty"`
-	Workspace   string     `json:"workspace,omitempty"`
-	Plan        string     `json:"plan,omitempty"`
-	Mode        string     `json:"mode,omitempty"`
-	Store       string     `json:"store,omitempty"`
-	Path        string     `json:"path,omitempty"`
-	Fingerprint string     `json:"fingerprint,omitempty"`
-	Stage       string     `json:"stage,omitempty"`
-	Error       string     `json:"error,omitempty"`
-	Hints       []string   `json:"hints,omitempty"`
-}
 
 // eventWriter writes whole lines, from any goroutine. A driver that does not read
 // any more ends the login.
@@ -57,7 +26,7 @@ type eventWriter struct {
 	gone context.CancelCauseFunc
 }
 
-func (w *eventWriter) write(e loginEvent) {
+func (w *eventWriter) write(e login.Event) {
 	var line bytes.Buffer
 	enc := json.NewEncoder(&line) // ends the line
 	enc.SetEscapeHTML(false)      // an address is read by people too
@@ -80,8 +49,8 @@ func loginEvents(cmd *cobra.Command, f loginFlags, log *slog.Logger) error {
 	w := &eventWriter{out: cmd.OutOrStdout(), gone: cancel}
 	st, err := driveLogin(ctx, f, log, w, cancel)
 	if err == nil {
-		w.write(loginEvent{
-			Event: "done", Account: st.Email, Workspace: st.AccountID, Plan: st.Plan, Mode: string(st.Mode),
+		w.write(login.Event{
+			Event: login.EventDone, Account: st.Email, Workspace: st.AccountID, Plan: st.Plan, Mode: string(st.Mode),
 			Store: string(st.Where.Kind), Path: st.Where.Path, Fingerprint: st.Fingerprint,
 		})
 		return nil
@@ -89,7 +58,7 @@ func loginEvents(cmd *cobra.Command, f loginFlags, log *slog.Logger) error {
 	if left := context.Cause(ctx); errors.Is(left, errDriverLeft) {
 		err = &config.Problem{Stage: "login", Err: left}
 	}
-	e := loginEvent{Event: "failed", Error: err.Error(), Hints: config.Hints(err)}
+	e := login.Event{Event: login.EventFailed, Error: err.Error(), Hints: config.Hints(err)}
 	var p *config.Problem
 	if errors.As(err, &p) {
 		e.Stage, e.Error = p.Stage, p.Err.Error()
@@ -131,22 +100,22 @@ func driveLogin(ctx context.Context, f loginFlags, log *slog.Logger, w *eventWri
 		return account.Status{}, err
 	}
 	if before.Current.LoggedIn {
-		w.write(loginEvent{Event: "step", Text: "now logged in with " + loginOrigin(before.Current) + "; this login replaces it"})
+		w.write(login.Event{Event: login.EventStep, Text: "now logged in with " + loginOrigin(before.Current) + "; this login replaces it"})
 	}
 	for i, id := range before.Workspaces {
 		if i == 0 {
-			w.write(loginEvent{Event: "step", Text: fmt.Sprintf("only these workspaces may log in here (set by %s):", before.Source)})
+			w.write(login.Event{Event: login.EventStep, Text: fmt.Sprintf("only these workspaces may log in here (set by %s):", before.Source)})
 		}
-		w.write(loginEvent{Event: "step", Text: "  " + id})
+		w.write(login.Event{Event: login.EventStep, Text: "  " + id})
 	}
 	if f.deviceAuth {
 		return m.Device(ctx, func(d account.DeviceCode) {
-			w.write(loginEvent{Event: "device", URL: d.URL, CompleteURL: d.CompleteURL, Code: d.Code, Expires: &d.Expires})
+			w.write(login.Event{Event: login.EventDevice, URL: d.URL, CompleteURL: d.CompleteURL, Code: d.Code, Expires: &d.Expires})
 		})
 	}
 	return m.Browser(ctx, account.BrowserOptions{
-		Ready: func(url string, port int) { w.write(loginEvent{Event: "url", URL: url, Port: &port}) },
-		Step:  func(text string) { w.write(loginEvent{Event: "step", Text: text}) },
+		Ready: func(url string, port int) { w.write(login.Event{Event: login.EventURL, URL: url, Port: &port}) },
+		Step:  func(text string) { w.write(login.Event{Event: login.EventStep, Text: text}) },
 		Busy:  portHolder,
 		Paste: pasted,
 	})

@@ -18,6 +18,10 @@ import (
 //	device  URL, CompleteURL, Code, Expires
 //	done    Account, Workspace, Plan, Mode, Store, Path, Fingerprint
 //	failed  Stage, Error, Hints
+//
+// done or failed is the last one. Lines on the standard input of `towline login
+// --events` are redirect addresses that a person pasted; its end says that the
+// driver left, and ends the login.
 const (
 	EventStep   = "step"
 	EventURL    = "url"
