@@ -18,14 +18,46 @@ import (
 const maxInput = 64 << 10
 
 // askSecret asks a person on a terminal, without showing what is typed. An
-// interrupt leaves the terminal as it was.
+// interrupt, Ctrl-D included, leaves the terminal as it was. Nothing else may write
+// to the terminal meanwhile.
 func askSecret(ctx context.Context, in, out *os.File, prompt string) (string, error) {
+	fd := int(in.Fd())
+	was, err := term.MakeRaw(fd)
+	if err != nil {
+		return "", err
+	}
+	defer fmt.Fprintln(out) // after the terminal is itself again
+	defer func() { _ = term.Restore(fd, was) }()
+	type typed struct {
+		text string
+		err  error
+	}
+	got := make(chan typed, 1)
+	go func() { // ends with the process when nobody presses Enter
+		text, err := term.NewTerminal(onTerminal{in, out}, "").ReadPassword(prompt)
+		got <- typed{text, err}
+	}()
+	select {
+	case t := <-got:
+		if errors.Is(t.err, io.EOF) { // Ctrl-C and Ctrl-D are keys here
+			return "", &config.Problem{
+				Stage: "login", Err: errors.New("interrupted: nothing was entered"), Exit: config.ExitInterrupted,
+			}
+		}
+		return strings.TrimSpace(t.text), t.err
+	case <-ctx.Done():
+		return "", interrupted(ctx)
+	}
+}
+
+// hiddenLine reads a line from a terminal that others write to, without showing
+// what is typed.
+func hiddenLine(ctx context.Context, in *os.File) (string, error) {
 	fd := int(in.Fd())
 	was, err := term.GetState(fd)
 	if err != nil {
 		return "", err
 	}
-	fmt.Fprint(out, prompt)
 	type typed struct {
 		text []byte
 		err  error
@@ -37,13 +69,17 @@ func askSecret(ctx context.Context, in, out *os.File, prompt string) (string, er
 	}()
 	select {
 	case t := <-got:
-		fmt.Fprintln(out)
 		return strings.TrimSpace(string(t.text)), t.err
 	case <-ctx.Done():
 		_ = term.Restore(fd, was)
-		fmt.Fprintln(out)
 		return "", interrupted(ctx)
 	}
+}
+
+// onTerminal reads from one end of a terminal and writes to the other.
+type onTerminal struct {
+	io.Reader
+	io.Writer
 }
 
 // readSecret reads a pipe to its end.

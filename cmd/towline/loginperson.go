@@ -50,7 +50,7 @@ func newLoginPerson(out io.Writer, host string, f loginFlags) *loginPerson {
 		}
 	case term.IsTerminal(int(os.Stdin.Fd())):
 		// What is pasted holds the code: it is not shown.
-		p.pasted = func(ctx context.Context) (string, error) { return askSecret(ctx, os.Stdin, os.Stderr, "") }
+		p.pasted = func(ctx context.Context) (string, error) { return hiddenLine(ctx, os.Stdin) }
 	}
 	return p
 }
