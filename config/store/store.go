@@ -31,6 +31,8 @@ const (
 	KeepAnswered = 30 * 24 * time.Hour
 	// MaxAnswered bounds closed approvals whatever their age.
 	MaxAnswered = 10_000
+	// KeepDeadTokens is how long a token that was revoked or has expired is listed.
+	KeepDeadTokens = 90 * 24 * time.Hour
 	// maxPrincipals bounds remembered last threads; the least recent go first.
 	maxPrincipals = 10_000
 	// pruneEvery spreads the cost of pruning over this many writes.
@@ -128,20 +130,23 @@ func private(path string, want fs.FileMode) error {
 	return nil
 }
 
+// prune is a statement that deletes, with its argument.
+type prune struct {
+	sql string
+	arg any
+}
+
 // Prune deletes what the limits no longer allow. Open and every few hundred
 // writes do it by themselves.
 func (s *Store) Prune(ctx context.Context) error {
 	cut := s.now().Add(-KeepAnswered).UnixMilli()
-	for _, q := range []struct {
-		sql string
-		arg any
-	}{
+	for _, q := range append(pruneTokens(s.now().UnixMilli()), []prune{
 		{`DELETE FROM approvals WHERE state <> 'open' AND closed_at < ?`, cut},
 		{`DELETE FROM approvals WHERE rowid IN (SELECT rowid FROM approvals WHERE state <> 'open'
 			ORDER BY closed_at DESC, rowid DESC LIMIT -1 OFFSET ?)`, MaxAnswered},
 		{`DELETE FROM last_thread WHERE rowid IN (SELECT rowid FROM last_thread
 			ORDER BY at DESC LIMIT -1 OFFSET ?)`, maxPrincipals},
-	} {
+	}...) {
 		if _, err := s.db.ExecContext(ctx, q.sql, q.arg); err != nil {
 			return fmt.Errorf("prune: %w", err)
 		}
