@@ -66,6 +66,12 @@ func TestWorkWaitsForALogin(t *testing.T) {
 	if len(seen) != 3 {
 		t.Errorf("the model was asked with %d tokens", len(seen))
 	}
+	audit := f.user.Read(".local/state/towline/audit.jsonl")
+	for _, event := range []string{"credential.refresh", "credential.expired"} {
+		if !strings.Contains(audit, `"event":"`+event+`","via":"daemon"`) {
+			t.Errorf("the daemon's audit has no %s:\n%s", event, audit)
+		}
+	}
 	if again := f.issuer.Reused(); again != 0 {
 		t.Errorf("a used refresh token came back %d times", again)
 	}

@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
 	"towline/appserver"
+	"towline/appserver/access"
 	"towline/appserver/protocol"
 	"towline/config"
 	"towline/sshd"
@@ -133,7 +135,12 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
 	}
 	network := newLentNetwork(os.Getenv, log)
-	login, err := hostLogin(paths, cfg, network, log)
+	var server atomic.Pointer[appserver.Server] // there before anything is asked of an engine
+	login, err := hostLogin(paths, cfg, network, func(event string, p access.Principal, attrs ...slog.Attr) {
+		if s := server.Load(); s != nil {
+			s.Record(event, p, attrs...)
+		}
+	}, log)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +169,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err != nil {
 		return nil, err
 	}
+	server.Store(h.server)
 	if err := h.openDoor(ctx, cfg.SSH); err != nil {
 		h.close()
 		return nil, err

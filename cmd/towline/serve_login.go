@@ -6,11 +6,15 @@ import (
 	"log/slog"
 	"time"
 
+	"towline/appserver/access"
 	"towline/appserver/account"
 	"towline/appserver/engine/native"
 	"towline/config"
 	"towline/config/secret"
 )
+
+// recordFunc puts an event into the host's audit.
+type recordFunc func(event string, p access.Principal, attrs ...slog.Attr)
 
 // storedTimeout bounds a look at the credential store while a client leaves.
 const storedTimeout = 5 * time.Second
@@ -24,9 +28,10 @@ type servedLogin struct {
 	log     *slog.Logger
 }
 
-// hostLogin opens the machine's login for the daemon. What Codex's own
-// configuration gets wrong is no reason not to serve: there is no login then.
-func hostLogin(paths config.Paths, cfg config.Config, network *lentNetwork, log *slog.Logger) (servedLogin, error) {
+// hostLogin opens the machine's login for the daemon; record puts what happens to
+// it into the audit. What Codex's own configuration gets wrong is no reason not to
+// serve: there is no login then.
+func hostLogin(paths config.Paths, cfg config.Config, network *lentNetwork, record recordFunc, log *slog.Logger) (servedLogin, error) {
 	c, err := openCredentials(paths, cfg, nil, log)
 	if err != nil {
 		var p *config.Problem
@@ -38,6 +43,9 @@ func hostLogin(paths config.Paths, cfg config.Config, network *lentNetwork, log 
 	}
 	a := accountConfig(cfg, c, log)
 	a.HTTP = viaNetwork(network)
+	a.Audit = func(event string, facts ...any) {
+		record(event, access.Principal{}, append([]slog.Attr{slog.String("via", "daemon")}, slog.Group("", facts...).Value.Group()...)...)
+	}
 	m, err := account.New(a)
 	if err != nil {
 		return servedLogin{}, err
