@@ -86,6 +86,13 @@ func (c *client) put(msg []byte) {
 	}
 }
 
+// putAside is put for pumpDown, which sends it when it holds no lock.
+func (c *client) putAside(msg []byte) {
+	if err := c.out.PutAside(msg); errors.Is(err, rpc.ErrSlow) {
+		c.end(err)
+	}
+}
+
 // putSoon is put for a piece of streamed text: pieces that come close together
 // leave together. What is put later takes them along, so order is kept.
 func (c *client) putSoon(msg []byte) {
@@ -158,7 +165,7 @@ func (c *client) deliver(ev event) {
 	case c.gone: // an orphaned connection's message
 		return
 	case c.join == nil && len(c.held) == 0 && !c.mustWait(&ev):
-		c.passLocked(&ev)
+		c.passLocked(&ev, c.putAside)
 		return
 	}
 	c.held = append(c.held, ev)
@@ -222,7 +229,7 @@ func (c *client) releaseLocked(force bool) {
 		force = false
 		c.held[0] = event{}
 		c.held = c.held[1:]
-		c.passLocked(&ev)
+		c.passLocked(&ev, c.put)
 	}
 	if len(c.held) == 0 {
 		c.held = nil
@@ -241,7 +248,7 @@ func (c *client) abandonLocked() {
 
 // passLocked puts one message into the client's queue, unless the client has
 // its content from the live state or has no use for it.
-func (c *client) passLocked(ev *event) {
+func (c *client) passLocked(ev *event, put func([]byte)) {
 	switch ev.what {
 	case whatItemStarted, whatItemEvent:
 		if len(c.follow) > 0 && c.follow[string(ev.key(nil))] != nil {
@@ -278,7 +285,7 @@ func (c *client) passLocked(ev *event) {
 		rpc.Linger(c.u.s)
 		return
 	}
-	c.put(ev.msg)
+	put(ev.msg)
 	if j := ev.join; j != nil && !j.over {
 		c.join, j.active = j, true
 		if j.ready {

@@ -165,6 +165,7 @@ func (c *client) pumpDown() error {
 		spent := !taken && c.u.spent()
 		if !taken && !spent {
 			c.deliver(ev)
+			c.out.Send()
 		}
 		c.delivering.Store(false)
 		if spent {
@@ -258,6 +259,9 @@ func (f *flushable) Write(ctx context.Context, msg []byte) error {
 	}
 	return f.Stream.Write(ctx, msg)
 }
+
+// Room implements rpc.Roomy for the stream inside.
+func (f *flushable) Room(n int) bool { return rpc.Room(f.Stream, n) }
 
 // Batch implements rpc.Batcher for the stream inside.
 func (f *flushable) Batch(on bool) error { return rpc.Batch(f.Stream, on) }

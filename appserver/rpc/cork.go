@@ -13,13 +13,14 @@ const corkBytes = 64 << 10
 // more than all else a relay does with it. It may be used concurrently.
 type Cork struct {
 	w    io.Writer
-	mu   sync.Mutex // guards what follows, and the order of writes
+	room func() bool // see Room; nil when nobody can tell
+	mu   sync.Mutex  // guards what follows, and the order of writes
 	held []byte
 	on   bool
 }
 
 // NewCork makes an open Cork: until Batch(true) every write goes through.
-func NewCork(w io.Writer) *Cork { return &Cork{w: w} }
+func NewCork(w io.Writer) *Cork { return &Cork{w: w, room: roomOf(w)} }
 
 // Write writes p, or holds it back. What is held back is reported as written;
 // the error shows when it is let go.
@@ -61,6 +62,24 @@ func (c *Cork) letGoLocked() error {
 		c.held = nil
 	}
 	return err
+}
+
+// roomBytes is what a socket that takes more at all takes at once: the least
+// that systems call writable.
+const roomBytes = 2048
+
+// Room reports that a write of n bytes would not wait. It holds for who alone
+// writes.
+func (c *Cork) Room(n int) bool { return n <= roomBytes && c.room != nil && c.room() }
+
+// Roomy is a Stream that can tell whether writing a message of n bytes would
+// wait for the peer; false also when it does not know.
+type Roomy interface{ Room(n int) bool }
+
+// Room calls s.Room when s has it.
+func Room(s Stream, n int) bool {
+	r, ok := s.(Roomy)
+	return ok && r.Room(n)
 }
 
 // Batcher is a Stream whose writes can leave together. Between Batch(true) and

@@ -20,6 +20,8 @@ type Outbox struct {
 	empty  []chan struct{} // closed when nothing waits any more, or err is set
 	later  *time.Timer     // armed while something waits for company, see PutSoon
 	armed  bool
+	aside  bool          // something was PutAside and not sent since
+	direct bool          // Send writes, and so Run must not
 	signal chan struct{} // capacity 1: the queue may be non-empty, or err set
 }
 
@@ -60,6 +62,56 @@ func (o *Outbox) PutSoon(msg []byte) error {
 		o.later.Reset(soon)
 	}
 	return nil
+}
+
+// PutAside is [Outbox.Put] for who calls [Outbox.Send] right after, without a
+// lock that others may want.
+func (o *Outbox) PutAside(msg []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.addLocked(msg); err != nil {
+		return err
+	}
+	o.aside = true
+	return nil
+}
+
+// Send lets go what was PutAside. When it is all that waits, and is known not to
+// wait for the peer, it is written here: waking the goroutine of Run takes longer
+// than all else that happens to a small answer.
+func (o *Outbox) Send() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.aside {
+		return
+	}
+	o.aside = false
+	if o.err != nil || o.count != 1 || len(o.queue) != 1 || !Room(o.s, len(o.queue[0])) {
+		o.wake()
+		return
+	}
+	msg := o.queue[0]
+	o.queue, o.direct = nil, true
+	o.mu.Unlock()
+	err := o.s.Write(context.Background(), msg) // Run ends it by closing the stream
+	o.mu.Lock()
+	o.direct = false
+	o.wroteLocked(msg)
+	if err != nil {
+		o.failLocked(err)
+	}
+	if len(o.queue) > 0 {
+		o.wake() // Run may have found it and had to leave it
+	}
+}
+
+// wroteLocked counts a message as written.
+func (o *Outbox) wroteLocked(msg []byte) {
+	o.count--
+	o.bytes -= int64(len(msg))
+	if o.count == 0 {
+		o.release()
+	}
 }
 
 // company ends the wait that PutSoon began.
@@ -140,8 +192,11 @@ func (o *Outbox) wake() {
 func (o *Outbox) Run(ctx context.Context) error {
 	for {
 		o.mu.Lock()
-		batch, err := o.queue, o.err
-		o.queue = nil
+		err := o.err
+		var batch [][]byte
+		if !o.direct {
+			batch, o.queue = o.queue, nil
+		}
 		o.mu.Unlock()
 		if err != nil {
 			_ = o.s.Close(err)
@@ -161,11 +216,7 @@ func (o *Outbox) Run(ctx context.Context) error {
 				break
 			}
 			o.mu.Lock()
-			o.count--
-			o.bytes -= int64(len(m))
-			if o.count == 0 {
-				o.release()
-			}
+			o.wroteLocked(m)
 			o.mu.Unlock()
 		}
 		if err != nil {

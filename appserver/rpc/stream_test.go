@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -298,5 +300,128 @@ func TestPutSoonKeepsOrderAndDoesNotWaitForCompanyForever(t *testing.T) {
 	<-ended
 	if err := o.PutSoon([]byte("5")); !errors.Is(err, ErrClosed) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// roomy is a Stream that notes who writes what, and has room while told so.
+type roomy struct {
+	Stream
+	room  atomic.Bool
+	enter chan struct{} // a write waits for it, when not nil
+
+	mu   sync.Mutex
+	said []string
+}
+
+func (r *roomy) Room(int) bool { return r.room.Load() }
+
+func (r *roomy) Write(_ context.Context, msg []byte) error {
+	if r.enter != nil {
+		<-r.enter
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.said = append(r.said, string(msg))
+	return nil
+}
+
+func (r *roomy) heard() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return strings.Join(r.said, " ")
+}
+
+func TestOutboxSendsWhereThereIsRoom(t *testing.T) {
+	a, b := Pipe(1)
+	defer b.Close(nil)
+	s := &roomy{Stream: a}
+	s.room.Store(true)
+	o := NewOutbox(s)
+	_ = o.PutAside([]byte("1"))
+	o.Send() // nobody runs: it is written here or not at all
+	if got := s.heard(); got != "1" {
+		t.Fatalf("written: %q", got)
+	}
+	_ = o.PutSoon([]byte("2"))
+	o.Send() // is not what it is for
+	_ = o.PutAside([]byte("3"))
+	o.Send() // may not overtake
+	s.room.Store(false)
+	_ = o.PutAside([]byte("4"))
+	o.Send() // would wait
+	if got := s.heard(); got != "1" {
+		t.Fatalf("written without Run: %q", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = o.Run(ctx) }()
+	if err := o.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-ran
+	if got := s.heard(); got != "1 2 3 4" {
+		t.Errorf("written: %q", got)
+	}
+}
+
+func TestOutboxKeepsOrderAcrossSend(t *testing.T) {
+	a, b := Pipe(1)
+	defer b.Close(nil)
+	s := &roomy{Stream: a, enter: make(chan struct{})}
+	s.room.Store(true)
+	o := NewOutbox(s)
+	ctx, cancel := context.WithCancel(t.Context())
+	var own sync.WaitGroup
+	own.Go(func() { _ = o.Run(ctx) })
+	var want []string
+	for i := range 200 {
+		first, second := fmt.Sprint("a", i), fmt.Sprint("b", i)
+		want = append(want, first, second)
+		_ = o.PutAside([]byte(first))
+		sent := make(chan struct{})
+		go func() { defer close(sent); o.Send() }()
+		s.enter <- struct{}{}
+		_ = o.Put([]byte(second)) // while the first may be being written, or just was
+		s.enter <- struct{}{}
+		<-sent
+		if err := o.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cancel()
+	own.Wait()
+	if got := s.heard(); got != strings.Join(want, " ") {
+		t.Errorf("out of order: %s", got)
+	}
+}
+
+func TestSocketTellsItsRoom(t *testing.T) {
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.Dial("unix", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	room := NewCork(c)
+	if !room.Room(10) {
+		t.Error("a fresh socket has no room")
+	}
+	if room.Room(roomBytes + 1) {
+		t.Error("there is room for more than a system promises")
+	}
+	_ = c.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
+	for err == nil {
+		_, err = c.Write(make([]byte, 4096))
+	}
+	if room.Room(10) {
+		t.Error("a full socket has room")
+	}
+	if (NewCork(&bytes.Buffer{})).Room(10) {
+		t.Error("there is room where nobody can tell")
 	}
 }

@@ -21,6 +21,12 @@ type wsStream struct {
 	once  sync.Once
 	done  chan struct{}
 	slow  atomic.Bool // a write took longer than WriteTimeout
+
+	mu      sync.Mutex // guards what follows
+	writing int
+	since   time.Time   // when the first of these began, or another ended
+	watch   *time.Timer // looks after them while armed
+	armed   bool
 }
 
 // NewWebSocket makes a Stream of an open WebSocket, either end, and takes the
@@ -87,8 +93,8 @@ func (w *wsStream) Batch(on bool) error {
 	if w.cork == nil {
 		return nil
 	}
-	t := time.AfterFunc(WriteTimeout, w.tooSlow)
-	defer t.Stop()
+	w.began()
+	defer w.ended()
 	err := w.cork.Batch(on)
 	if err != nil && w.slow.Load() {
 		return ErrSlow
@@ -96,7 +102,55 @@ func (w *wsStream) Batch(on bool) error {
 	return err
 }
 
-func (w *wsStream) tooSlow() { w.slow.Store(true); _ = w.c.CloseNow() }
+// Room implements [Roomy].
+func (w *wsStream) Room(n int) bool {
+	const header = 14 // at most, of a frame
+	return w.cork != nil && w.cork.Room(n+header)
+}
+
+// began is called before something is written, and ended after it. One timer
+// outlasts many writes: starting one for each may wake the thread that waits in
+// the poller, which costs more than writing a short message does.
+func (w *wsStream) began() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.writing++; w.writing == 1 {
+		w.since = time.Now()
+	}
+	switch {
+	case w.armed:
+		return
+	case w.watch == nil:
+		w.watch = time.AfterFunc(WriteTimeout, w.look)
+	default:
+		w.watch.Reset(WriteTimeout)
+	}
+	w.armed = true
+}
+
+func (w *wsStream) ended() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.writing--; w.writing > 0 {
+		w.since = time.Now() // the peer reads
+	}
+}
+
+// look gives the stream up when the peer has not read for WriteTimeout.
+func (w *wsStream) look() {
+	w.mu.Lock()
+	left := WriteTimeout - time.Since(w.since)
+	w.armed = w.writing > 0
+	if w.armed && left > 0 {
+		w.watch.Reset(left)
+	}
+	slow := w.armed && left <= 0
+	w.mu.Unlock()
+	if slow {
+		w.slow.Store(true)
+		_ = w.c.CloseNow() // waits for the write, and that for mu
+	}
+}
 
 func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
 	for {
@@ -111,10 +165,8 @@ func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
 }
 
 func (w *wsStream) Write(ctx context.Context, msg []byte) error {
-	// A timer of our own: a context with a deadline costs a quarter of what
-	// writing a short message does, and deltas are short.
-	t := time.AfterFunc(WriteTimeout, w.tooSlow)
-	defer t.Stop()
+	w.began() // a context with a deadline would cost a quarter of what writing does
+	defer w.ended()
 	var err error
 	if w.frame > 0 && len(msg) > w.frame {
 		if err = w.writeFrames(ctx, msg); err != nil {
@@ -171,6 +223,11 @@ func (w *wsStream) fault(ctx context.Context, err error) error {
 func (w *wsStream) Close(reason error) error {
 	w.once.Do(func() {
 		close(w.done)
+		w.mu.Lock()
+		if w.watch != nil && w.writing == 0 {
+			w.watch.Stop() // it would keep the stream in memory
+		}
+		w.mu.Unlock()
 		if errors.Is(reason, ErrTooLarge) {
 			_ = w.c.Close(websocket.StatusMessageTooBig, reason.Error())
 			return
