@@ -141,13 +141,6 @@ type AppServer struct {
 	Auth   AppServerAuth `toml:"auth"`
 }
 
-// Gate narrows what clients may do.
-type Gate struct {
-	// DisableUnsandboxed refuses the methods that reach files or run programs
-	// outside the agent's sandbox, for every role.
-	DisableUnsandboxed bool `toml:"disable_unsandboxed"`
-}
-
 // Default is the configuration of an absent file. Paths supplies file names.
 func Default(p Paths) Config {
 	share := true
@@ -160,7 +153,8 @@ func Default(p Paths) Config {
 				ApprovalPolicy: "on-request", SandboxMode: "workspace-write",
 			},
 		},
-		SSH: SSH{Listen: ":2222", HostKey: p.HostKey(), AuthorizedKeys: p.AuthorizedKeys()},
+		SSH:  SSH{Listen: ":2222", HostKey: p.HostKey(), AuthorizedKeys: p.AuthorizedKeys()},
+		Gate: Gate{Rate: defaultRates()},
 	}
 }
 
@@ -270,6 +264,7 @@ func (c Config) Validate() error {
 		}
 	}
 	c.Auth.validate(bad)
+	c.Gate.validate(bad)
 	n := c.Engine.Native
 	oneOf("engine.native.approval_policy", n.ApprovalPolicy, "untrusted", "on-request", "never")
 	oneOf("engine.native.sandbox_mode", n.SandboxMode, "read-only", "workspace-write", "danger-full-access")
