@@ -421,7 +421,7 @@ func TestSocketTellsItsRoom(t *testing.T) {
 	if room.Room(10) {
 		t.Error("a full socket has room")
 	}
-	if (NewCork(&bytes.Buffer{})).Room(10) {
+	if NewCork(&bytes.Buffer{}).Room(10) {
 		t.Error("there is room where nobody can tell")
 	}
 }
