@@ -14,12 +14,13 @@ import (
 
 // towlineFile is /etc/towline/requirements.toml. Unknown keys are errors.
 type towlineFile struct {
-	Store           string    `toml:"cli_auth_credentials_store"`
-	LoginMethods    *[]string `toml:"allowed_login_methods"`
-	Workspaces      *[]string `toml:"allowed_chatgpt_workspaces"`
-	RemoteControl   *bool     `toml:"allow_remote_control"`
-	LendCredentials *bool     `toml:"allow_lend_credentials"`
-	LendNetwork     *bool     `toml:"allow_lend_network"`
+	Store           string     `toml:"cli_auth_credentials_store"`
+	LoginMethods    *[]string  `toml:"allowed_login_methods"`
+	Workspaces      *[]string  `toml:"allowed_chatgpt_workspaces"`
+	RemoteControl   *bool      `toml:"allow_remote_control"`
+	LendCredentials *bool      `toml:"allow_lend_credentials"`
+	LendNetwork     *bool      `toml:"allow_lend_network"`
+	Tokens          tokenTable `toml:"tokens"`
 }
 
 // codexRequirements is what of Codex's requirements.toml counts here.
@@ -113,6 +114,7 @@ func (p *Policy) add(path string, f towlineFile, also ...string) error {
 	refuseIf(&p.RemoteControl, f.RemoteControl, path)
 	refuseIf(&p.LendCredentials, f.LendCredentials, path)
 	refuseIf(&p.LendNetwork, f.LendNetwork, path)
+	errs = append(errs, p.addTokens(path, f.Tokens))
 	return errors.Join(errs...)
 }
 

@@ -1,6 +1,6 @@
 // Package managed is what the owner of a machine decided for everybody on it: where
 // credentials may be kept, which ways to log in there are, whether a credential
-// may be lent. It reads
+// may be lent, which access tokens there may be. It reads
 //
 //	/etc/towline/requirements.toml
 //	/etc/codex/requirements.toml
@@ -51,6 +51,8 @@ type Policy struct {
 	LendNetwork     Mandate[bool]
 	// Files are those that were there and read.
 	Files []string
+
+	tokens []tokenRules // of each file that has any
 
 	broken error // a file could not be used: everything is refused
 
@@ -229,11 +231,7 @@ func (p Policy) Lines() []Line {
 		m   Mandate[[]string]
 	}{{"allowed_login_methods", p.LoginMethods}, {"allowed_chatgpt_workspaces", p.Workspaces}} {
 		if l.m.Set {
-			quoted := make([]string, len(l.m.Value))
-			for i, v := range l.m.Value {
-				quoted[i] = strconv.Quote(v)
-			}
-			out = append(out, Line{l.key, "[" + strings.Join(quoted, ", ") + "]", l.m.From})
+			out = append(out, Line{l.key, quotedList(l.m.Value), l.m.From})
 		}
 	}
 	for _, l := range []struct {
@@ -244,5 +242,5 @@ func (p Policy) Lines() []Line {
 			out = append(out, Line{l.key, strconv.FormatBool(l.m.Value), l.m.From})
 		}
 	}
-	return out
+	return append(out, p.tokenLines()...)
 }
