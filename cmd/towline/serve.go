@@ -30,6 +30,7 @@ type serveOptions struct {
 	verbose                    bool
 	stopWithStdin              bool
 	comeBack                   string
+	takeOver                   bool // see takeOverFlag
 }
 
 func newServe() *cobra.Command {
@@ -70,7 +71,8 @@ func newServe() *cobra.Command {
 	// closes whatever happens to them.
 	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
 	f.StringVar(&o.comeBack, "come-back", "", "what people type to come back, when it is not ssh")
-	for _, name := range []string{"stop-with-stdin", "come-back"} {
+	f.BoolVar(&o.takeOver, strings.TrimPrefix(takeOverFlag, "--"), false, "succeed the daemon that runs")
+	for _, name := range []string{"stop-with-stdin", "come-back", "take-over"} {
 		_ = f.MarkHidden(name) // it exists
 	}
 	return c
