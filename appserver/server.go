@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"towline/appserver/access"
+	"towline/appserver/access/token"
 	"towline/appserver/gate"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
@@ -58,6 +59,7 @@ type Server struct {
 	gate      *gate.Gate
 	store     *store.Store
 	audit     *gate.Audit
+	tokens    *token.Manager
 	listeners []*transport.Listener
 	sessions  *rpc.Sessions // streams that outlive their connections
 	started   time.Time
@@ -96,8 +98,12 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 			Hints: []string{"run `towline audit verify` to see where the chain breaks"},
 		}
 	}
+	if s.tokens, err = s.newTokens(); err != nil {
+		return nil, err
+	}
 	s.gate = gate.New(gate.Config{
-		HostLogin: cfg.HostLogin, MayLogIn: cfg.MayLogIn, MayRelay: cfg.MayRelay,
+		Extensions: s.tokenMethods(),
+		HostLogin:  cfg.HostLogin, MayLogIn: cfg.MayLogIn, MayRelay: cfg.MayRelay,
 		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
@@ -178,6 +184,7 @@ func (s *Server) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.gate.Run(doors) })
 	g.Go(func() error { return s.sessions.Run(doors) })
+	g.Go(func() error { return s.tokens.Run(doors) })
 	for _, l := range s.listeners {
 		g.Go(func() error { return l.Serve(doors, s.accept) })
 	}

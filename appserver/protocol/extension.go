@@ -27,7 +27,7 @@ const (
 	ExtCredentialNote = "towline/credential/note"
 
 	// The access tokens of the host, for admins. What they take and answer is
-	// package access's (tokens.go).
+	// package access/token's (wire.go).
 	ExtTokenCreate = "towline/token/create"
 	ExtTokenList   = "towline/token/list"
 	ExtTokenShow   = "towline/token/read"
