@@ -117,6 +117,10 @@ func (c *conn) answer(r *rpc.Request, run handler) {
 			r.Fail(protocol.Internalf("%s failed inside the engine", r.Method))
 		}
 	}()
+	if err := c.astray(r); err != nil {
+		r.Fail(err)
+		return
+	}
 	switch result, err := run(c, r); {
 	case errors.Is(err, errLater):
 	case err != nil:

@@ -3,6 +3,7 @@ package native
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 
 	"towline/appserver/engine/native/thread"
@@ -64,7 +65,7 @@ func (c *conn) threadRead(r *rpc.Request) (any, error) {
 		return nil, err
 	}
 	turns := out.Thread.Turns
-	out.Thread, out.Read = c.e.view(&head, protocol.ThreadStatus{Type: protocol.StatusNotLoaded}, false), readStateOf(p.ThreadID, head.Unread)
+	out.Thread, out.Read = c.e.view(&head, c.e.statusOf(p.ThreadID), false), readStateOf(p.ThreadID, head.Unread)
 	if len(turns) > 0 {
 		out.Thread.Turns = turns
 	}
@@ -195,15 +196,31 @@ func (c *conn) threadLoadedList(r *rpc.Request) (any, error) {
 	limit := pageSize(p.Limit, maxPerPage)
 	ids := []protocol.ThreadID{}
 	var next *string
-	for _, l := range c.e.loaded() { // sorted by id
-		if string(l.id) <= p.Cursor {
+	for _, id := range c.e.loadedIDs() {
+		if string(id) <= p.Cursor {
 			continue
 		}
 		if len(ids) == limit {
 			next = optional(string(ids[limit-1]))
 			break
 		}
-		ids = append(ids, l.id)
+		ids = append(ids, id)
 	}
 	return page{ids, next}, nil
+}
+
+// loadedIDs lists the loaded threads by id, with those another process works on.
+func (e *Engine) loadedIDs() []protocol.ThreadID {
+	var ids []protocol.ThreadID
+	for _, l := range e.loaded() {
+		ids = append(ids, l.id)
+	}
+	if e.cfg.Elsewhere != nil {
+		if more := e.cfg.Elsewhere.Threads(); len(more) > 0 {
+			ids = append(ids, more...)
+			slices.Sort(ids)
+			ids = slices.Compact(ids)
+		}
+	}
+	return ids
 }

@@ -32,6 +32,7 @@ type live struct {
 	pause *agent.Pause // the turn waits for somebody to log in
 	idle  time.Time
 	gone  bool // unloaded: nothing more happens here
+	typed int  // shell commands that outlive the turn they began in
 
 	shells sync.WaitGroup // shell commands; waited for before the session closes
 }
@@ -60,6 +61,9 @@ func (e *Engine) get(id protocol.ThreadID) (*live, error) {
 	defer e.mu.Unlock()
 	if l := e.threads[id]; l != nil {
 		return l, nil
+	}
+	if e.retired {
+		return nil, errDeparted(id)
 	}
 	return nil, protocol.Errorf("thread not found: %s", id)
 }
@@ -123,6 +127,9 @@ func (e *Engine) load(id protocol.ThreadID) (l *live, fresh bool, err error) {
 	if e.stopping() {
 		return nil, false, draining()
 	}
+	if err := e.departed(id); err != nil {
+		return nil, false, err
+	}
 	head, err := e.store.Head(id)
 	if err != nil {
 		return nil, false, notStored(id, err)
@@ -166,6 +173,13 @@ func (e *Engine) release(l *live, why error) {
 		t.cancel(why)
 		<-t.done
 	}
+	e.unload(l)
+	e.broadcast("thread/status/changed", map[string]any{"threadId": l.id, "status": protocol.ThreadStatus{Type: protocol.StatusNotLoaded}})
+	e.broadcast("thread/closed", map[string]any{"threadId": l.id})
+}
+
+// unload ends what a thread that is gone still holds. e.loading is held.
+func (e *Engine) unload(l *live) {
 	l.session.Close()
 	l.procs.Close()
 	l.shells.Wait()
@@ -177,8 +191,6 @@ func (e *Engine) release(l *live, why error) {
 	e.mu.Lock()
 	delete(e.threads, l.id)
 	e.mu.Unlock()
-	e.broadcast("thread/status/changed", map[string]any{"threadId": l.id, "status": protocol.ThreadStatus{Type: protocol.StatusNotLoaded}})
-	e.broadcast("thread/closed", map[string]any{"threadId": l.id})
 }
 
 // interrupt stops the turn at work, if any. It does not wait for its end.

@@ -99,6 +99,7 @@ type Config struct {
 	IdleUnload  time.Duration // default DefaultIdleUnload
 	SandboxSelf string        // path of the binary that confines commands when re-executed
 	Hidden      []string      // absolute folders confined commands must not see: sockets and secrets
+	Elsewhere   Elsewhere     // threads that another process still works on; nil: none
 	Log         *slog.Logger
 	Clock       func() time.Time
 }
@@ -125,6 +126,7 @@ type Engine struct {
 
 	started chan struct{} // closed by Run
 	once    sync.Once
+	spare   chan struct{} // capacity 1: a turn has ended
 
 	// life ends when Run does. It is the engine's own lifetime, not a request's.
 	life context.Context
@@ -137,6 +139,7 @@ type Engine struct {
 	threads map[protocol.ThreadID]*live
 	ready   bool
 	closing bool
+	retired bool   // see retire.go
 	warning string // what this machine lacks, told to every client
 	changed chan struct{}
 
@@ -146,6 +149,7 @@ type Engine struct {
 	// tokenAsks are those put to a lender; ids are shared with asks.
 	tokenAsks map[int64]*tokenAsk
 	nextAsk   int64
+	firstAsk  int64
 
 	config overlay // what config/value/write keeps
 	logins logins
@@ -190,7 +194,7 @@ func New(cfg Config) (*Engine, error) {
 		cfg: cfg, log: cfg.Log, store: st,
 		install: uuid.NewSHA1(uuid.NameSpaceURL, []byte("towline:"+cfg.Dir)).String(),
 		methods: table(),
-		started: make(chan struct{}), changed: make(chan struct{}),
+		started: make(chan struct{}), changed: make(chan struct{}), spare: make(chan struct{}, 1),
 		threads: make(map[protocol.ThreadID]*live),
 		conns:   make(map[*conn]struct{}), asks: make(map[int64]*ask),
 		tokenAsks: make(map[int64]*tokenAsk),

@@ -94,7 +94,7 @@ func (c *conn) create(r *rpc.Request, p *creation, m thread.Meta, s thread.Setti
 	}
 	e.loading.Lock()
 	defer e.loading.Unlock()
-	if e.stopping() {
+	if e.stopping() || e.isRetired() {
 		return draining()
 	}
 	var log *thread.Log

@@ -56,16 +56,25 @@ func (c *conn) shellCommand(r *rpc.Request) (any, error) {
 		// under the turn's id.
 		turn := l.turn.id
 		l.shells.Add(1)
+		l.typed++
 		if !l.e.spawn(func() {
 			defer l.shells.Done()
+			defer l.typedEnded()
 			l.shell(l.e.life, turn, p.Command, cwd, limit)
 		}) {
 			l.shells.Done()
+			l.typed--
 			return draining()
 		}
 		r.Reply(nil)
 		return nil
 	})
+}
+
+func (l *live) typedEnded() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.typed--
 }
 
 // shell runs one command and blocks until it ended. It dies with ctx and with

@@ -110,6 +110,9 @@ func (e *Engine) update(id protocol.ThreadID, recs ...thread.Record) error {
 		defer l.mu.Unlock()
 		return l.record(recs...)
 	}
+	if err := e.departed(id); err != nil {
+		return err
+	}
 	return notStored(id, e.store.Update(id, recs...))
 }
 
@@ -174,6 +177,9 @@ func (c *conn) threadUnarchive(r *rpc.Request) (any, error) {
 func (e *Engine) statusOf(id protocol.ThreadID) protocol.ThreadStatus {
 	l, err := e.get(id)
 	if err != nil {
+		if s, ok := e.away(id); ok {
+			return s
+		}
 		return protocol.ThreadStatus{Type: protocol.StatusNotLoaded}
 	}
 	l.mu.Lock()

@@ -195,6 +195,7 @@ func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Co
 
 // end records and tells how a turn ended, and starts what was queued.
 func (l *live) end(t *running, out agent.Outcome) {
+	defer l.e.spent()
 	defer close(t.done)
 	l.mu.Lock()
 	defer l.mu.Unlock()
