@@ -197,6 +197,7 @@ func Parse(raw []byte, p Paths) (Config, error) {
 	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home} {
 		*f = expand(*f, p.Config)
 	}
+	c.AppServer.Auth.expandPaths(p.Config)
 	if c.SSHConfig != "none" {
 		c.SSHConfig = expand(c.SSHConfig, p.Config)
 	}
@@ -293,6 +294,7 @@ func (c Config) Validate() error {
 			bad(fmt.Sprintf("app_server.listen[%d]", i), "%q is neither ws://IP:PORT nor unix://PATH", l)
 		}
 	}
+	c.AppServer.Auth.validate(bad)
 	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
 		h, key := c.Hosts[name], "hosts."+quoteKey(name)
 		if name == "" || strings.ContainsAny(name, "*?!") {

@@ -59,6 +59,9 @@ func keys(t reflect.Type, prefix string) []string {
 		if of.Kind() == reflect.Map {
 			name, of = name+"."+anyName, of.Elem()
 		}
+		if of.Kind() == reflect.Slice && of.Elem().Kind() == reflect.Struct {
+			of = of.Elem() // [[name]]
+		}
 		if of.Kind() == reflect.Struct {
 			out = append(out, keys(of, name+".")...)
 			continue

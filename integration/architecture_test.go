@@ -50,7 +50,7 @@ var onlyIn = map[string][]string{
 	"github.com/coder/websocket":             {"towline/appserver"},
 	"github.com/godbus/dbus/v5":              {"towline/config/secret"},
 	"github.com/zalando/go-keyring":          {"towline/config/secret"},
-	"github.com/golang-jwt/jwt/v5":           {"towline/appserver/account"},
+	"github.com/golang-jwt/jwt/v5":           {"towline/appserver/account", "towline/appserver/access/bearer"},
 	"github.com/kevinburke/ssh_config":       {"towline/config/sshconfig"},
 	"github.com/santhosh-tekuri/jsonschema/": {},
 }

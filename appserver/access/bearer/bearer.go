@@ -131,29 +131,5 @@ type Lockout struct {
 	Forget       time.Duration // without failures; zero is 15 minutes
 }
 
-// Authenticator is an [access.Authenticator]. Its methods may be called
-// concurrently.
-type Authenticator struct {
-	cfg Config
-}
-
-var _ access.Authenticator = (*Authenticator)(nil)
-
-// New reads every file that c names, and refuses what does not work, in Codex's
-// words where Codex has some. It does not use the network.
-func New(c Config) (*Authenticator, error) { return &Authenticator{cfg: c}, nil }
-
-// Run reads changed files again, fetches key sets, and ends principals whose
-// secret went away. It returns when ctx ends, and owns every goroutine of a.
-func (a *Authenticator) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
-}
-
-// Authenticate is [access.Authenticator].
-func (a *Authenticator) Authenticate(ctx context.Context, at access.Attempt) (access.Principal, error) {
-	return access.Principal{}, &access.Refusal{Status: 401, Body: "missing websocket bearer token"}
-}
-
 // Empty reports whether c accepts nothing at all.
 func (c Config) Empty() bool { return len(c.Capability) == 0 && len(c.JWT) == 0 && c.Tokens == nil }
