@@ -1,0 +1,26 @@
+package handover
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// credentials are the kernel's word about who is at the other end.
+func credentials(c *net.UnixConn) (uid, pid int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, 0, err
+	}
+	var cred *unix.Ucred
+	var got error
+	if err := raw.Control(func(fd uintptr) {
+		cred, got = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return 0, 0, err
+	}
+	if got != nil {
+		return 0, 0, got
+	}
+	return int(cred.Uid), int(cred.Pid), nil
+}
