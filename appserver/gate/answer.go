@@ -38,6 +38,12 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 		}
 		return nil
 	}
+	if c.scope != nil && (c.scope.scope.Exec || !c.reaches(ctx, q.thread)) {
+		why := c.outOfScope("to answer approvals", "a scope that is not exec, with this thread in it")
+		c.warn(q.thread, "your answer did not count: "+why.Message)
+		c.g.audit("answer refused", c, slog.String("approval", q.object.ID), slog.String("why", why.Message))
+		return nil
+	}
 	if !c.mayDecide(q) {
 		c.warn(q.thread, "your answer did not count: this connection is not on that thread")
 		c.g.audit("answer refused", c, slog.String("approval", q.object.ID), slog.String("why", "not subscribed"))
@@ -48,6 +54,9 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 		// Nothing is said to the client: a stock one sends an error for a prompt it
 		// cannot show, and others are still there to answer.
 		c.g.log.Info("answer does not count", "conn", c.id, "approval", q.object.ID, "err", err)
+		return nil
+	}
+	if c.lapsed() {
 		return nil
 	}
 	won, err := c.g.ledger.win(q, c.presence(), redact(q, env.Result))

@@ -21,14 +21,18 @@ const maxAsked = 256
 // client is one attached connection: its identity, what it asked for, and the
 // one path by which anything reaches it.
 type client struct {
-	g    *Gate
-	id   string
-	who  Client
-	at   time.Time
-	out  *rpc.Outbox
-	end  context.CancelCauseFunc // of Serve
-	u    *upstream               // nil while there is no engine
-	away absentee                // nil for a client that is there or gone
+	g     *Gate
+	id    string
+	who   Client
+	at    time.Time
+	out   *rpc.Outbox
+	end   context.CancelCauseFunc // of Serve
+	u     *upstream               // nil while there is no engine
+	away  absentee                // nil for a client that is there or gone
+	scope *reach                  // nil: all that the role allows
+	quota *quota                  // nil: no bounds
+	// For Stats.
+	requested, passed atomic.Int64
 	// delivering: a message of the engine's was observed and is not put yet.
 	delivering atomic.Bool
 
@@ -45,6 +49,7 @@ type client struct {
 	asked      map[string]*asked // by request id, as on the wire
 	settled    []string          // keys of asked that are resolved, oldest first
 	denials    int
+	limited    bool // was told that it asks for too much
 	gone       bool
 
 	// Late joins, see join.go.
@@ -60,6 +65,9 @@ type call struct {
 	thread protocol.ThreadID
 	hello  *hello // of initialize
 	lends  string // the account a login lends
+	size   int64  // bytes it counts for
+	booked bool   // holds the place of a turn in thread
+	change *change
 }
 
 // asked is a question this client was shown.
@@ -159,6 +167,10 @@ func (c *client) hearsAll() bool {
 // deliver passes an observed message on, now or when what it must not overtake
 // has come.
 func (c *client) deliver(ev event) {
+	if !c.hears(&ev) {
+		return
+	}
+	c.passed.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -314,7 +326,7 @@ func (c *client) putItemLocked(ev *event) {
 // mayAnswer reports whether a question is shown to this client at all: someone
 // who may not answer would only see a prompt that does nothing.
 func (c *client) mayAnswer(q *question) bool {
-	if q == nil || c.who.Principal.Role < protocol.AnswerRole(q.method) {
+	if q == nil || c.who.Principal.Role < protocol.AnswerRole(q.method) || c.lapsed() {
 		return false
 	}
 	return q.method != protocol.ReqTokensRefresh || c.g.loan.is(c)
@@ -375,6 +387,14 @@ func (c *client) leave() (denials int) {
 	}
 	c.held = nil
 	denials = max(0, c.denials-maxDenials)
+	if c.quota != nil {
+		for _, calls := range c.inflight {
+			for _, k := range calls {
+				c.quota.bytes.Add(-k.size)
+			}
+		}
+		clear(c.inflight)
+	}
 	c.mu.Unlock()
 	c.g.ledger.dismissed(c)
 	return denials
@@ -382,6 +402,9 @@ func (c *client) leave() (denials int) {
 
 // denied books a refusal.
 func (c *client) denied(method string, why *protocol.Error) {
+	if why.Code != protocol.CodeOverloaded {
+		c.g.stats.denied.Add(1)
+	}
 	c.mu.Lock()
 	c.denials++
 	n := c.denials

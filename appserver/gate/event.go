@@ -19,6 +19,7 @@ const (
 	whatTurnCompleted      // turn/completed
 	whatStatus             // thread/status/changed
 	whatThreadStarted      // thread/started
+	whatSettings           // thread/settings/updated
 	whatThreadClosed       // thread/closed, thread/deleted, thread/archived
 	whatResolved           // serverRequest/resolved
 	whatRequest            // a question of the engine's
@@ -72,6 +73,9 @@ func classify(env protocol.Envelope, msg []byte) event {
 	case "thread/started":
 		ev.what = whatThreadStarted
 		ev.thread = text(protocol.Field(protocol.Field(env.Params, "thread"), "id"))
+	case "thread/settings/updated":
+		ev.what = whatSettings
+		ev.thread = text(protocol.Field(env.Params, "threadId"))
 	case "thread/closed", "thread/deleted", "thread/archived":
 		ev.what = whatThreadClosed
 		ev.thread = text(protocol.Field(env.Params, "threadId"))

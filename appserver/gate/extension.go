@@ -11,8 +11,12 @@ import (
 	"towline/config/store"
 )
 
-// maxListed bounds one answer of towline/approval/list.
-const maxListed = 200
+// maxListed bounds one answer of towline/approval/list, maxListedScoped the rows
+// that are looked through for a client with a scope.
+const (
+	maxListed       = 200
+	maxListedScoped = 2000
+)
 
 // local answers the towline/* requests and reports whether env was one. An
 // unknown one gets an error here: the engine's would list its own methods.
@@ -21,7 +25,11 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 		return false
 	}
 	if c.u == nil { // without an engine, requests did not pass request
-		if why := c.refuse(env); why != nil {
+		why := c.refuse(env)
+		if why == nil {
+			env, _, _, why = c.within(ctx, env, nil)
+		}
+		if why != nil {
 			c.put(protocol.NewError(env.ID, why))
 			return true
 		}
@@ -66,10 +74,22 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 func (c *client) session(ctx context.Context) protocol.Session {
 	you := c.presence()
 	you.You = true
-	return protocol.Session{
+	s := protocol.Session{
 		Principal: you, Host: c.g.cfg.Host, Project: c.g.cfg.Project, LastThread: c.g.lastThread(ctx, c.who.Principal),
-		Engine: c.g.cfg.Engine.State(), Rehearsal: c.g.cfg.Rehearsal,
+		Engine: c.shown(c.g.cfg.Engine.State()), Rehearsal: c.g.cfg.Rehearsal,
 	}
+	if c.scope == nil {
+		return s
+	}
+	if s.LastThread != nil && !c.reaches(ctx, *s.LastThread) {
+		s.LastThread = nil
+	}
+	if _, ok := c.scope.folder(s.Project); !ok {
+		if s.Project = ""; len(c.scope.projects) > 0 {
+			s.Project = c.scope.projects[0]
+		}
+	}
+	return s
 }
 
 // status is the host's own account with what the gate knows filled in.
@@ -87,10 +107,23 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 	if st.Project == "" {
 		st.Project = g.cfg.Project
 	}
-	st.Engine = g.cfg.Engine.State()
+	st.Engine = c.shown(g.cfg.Engine.State())
 	st.Attached = seenBy(g.presences(), c)
 	st.Threads.Working, st.Threads.Waiting = g.working()
 	st.Lent = g.loan.shown()
+	if c.scope == nil {
+		return st
+	}
+	// What is left is about the host as such, and about who and what is in reach.
+	st.Home, st.Project, st.SSH, st.Listen, st.HostKey, st.Lent = "", "", "", []string{}, "", nil
+	st.Threads.Working, st.Threads.Waiting = 0, 0
+	for id, waits := range g.activeNow() {
+		if c.sees(id) {
+			if st.Threads.Working++; waits {
+				st.Threads.Waiting++
+			}
+		}
+	}
 	return st
 }
 
@@ -102,7 +135,13 @@ func (c *client) approvals(ctx context.Context, params json.RawMessage) (any, er
 	if len(params) > 0 && json.Unmarshal(params, &p) != nil {
 		return nil, protocol.Errorf("%s takes {threadId?, open?}", protocol.ExtApprovalList)
 	}
+	if p.ThreadID != "" && !c.reaches(ctx, protocol.ThreadID(p.ThreadID)) {
+		return nil, c.threadOutOfScope(protocol.ThreadID(p.ThreadID))
+	}
 	f := store.ApprovalFilter{ThreadID: p.ThreadID, Limit: maxListed}
+	if c.scope != nil {
+		f.Limit = maxListedScoped // of which most may be others'
+	}
 	if p.Open {
 		f.State = store.StateOpen
 	}
@@ -114,7 +153,13 @@ func (c *client) approvals(ctx context.Context, params json.RawMessage) (any, er
 		Data []protocol.Approval `json:"data"`
 	}{Data: make([]protocol.Approval, 0, len(rows))}
 	for _, row := range rows {
+		if len(list.Data) == maxListed {
+			break
+		}
 		a := approvalOf(row)
+		if !c.reaches(ctx, a.ThreadID) {
+			continue
+		}
 		if a.By != nil {
 			a.By.You = a.By.ID == c.id
 		}
@@ -135,7 +180,7 @@ func (c *client) answerByID(ctx context.Context, params json.RawMessage) (any, e
 		return nil, protocol.Errorf("%s takes {id, result}", protocol.ExtApprovalAnswer)
 	}
 	q := c.g.ledger.byID(p.ID)
-	if q == nil {
+	if q == nil || !c.reaches(ctx, q.thread) || c.lapsed() {
 		return nil, protocol.Errorf("no open approval has the id %q", clip(p.ID, 64))
 	}
 	p.Result = plainAnswer(q.method, p.Result)

@@ -40,6 +40,8 @@ func (noStore) Approvals(context.Context, store.ApprovalFilter) ([]store.Approva
 func (noStore) SetLastThread(context.Context, string, string) error { return nil }
 func (noStore) LastThread(context.Context, string) (string, error)  { return "", nil }
 func (noStore) ForgetThread(context.Context, string) error          { return nil }
+func (noStore) AddStarted(context.Context, string, string) error    { return nil }
+func (noStore) Started(context.Context, string) ([]string, error)   { return nil, nil }
 
 // loose is a client on no network: its upstream and its outbox only remember.
 func loose(role protocol.Role) (*client, *nowhere) {

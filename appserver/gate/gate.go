@@ -33,7 +33,8 @@
 //	upstream.book → client.mu → ledger.mu
 //	upstream.book → question.save → ledger.mu
 //
-// upstream.mu, loan.mu and Gate.mu (the registries) are innermost. Under client.mu and
+// Gate.mu → quota.mu. upstream.mu, loan.mu, Gate.mu (the registries) and what
+// scopes remember (places, owned, reach) are innermost. Under client.mu and
 // thread.mu nothing waits; client.put, which both call, never does. A book is
 // its connection's own, so recording an approval under it delays no one else.
 //
@@ -51,6 +52,7 @@ package gate
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
@@ -64,6 +66,7 @@ import (
 	"towline/appserver/access"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
+	"towline/config"
 	"towline/config/store"
 )
 
@@ -136,6 +139,8 @@ type Store interface {
 	SetLastThread(ctx context.Context, principal, threadID string) error
 	LastThread(ctx context.Context, principal string) (string, error)
 	ForgetThread(ctx context.Context, threadID string) error
+	AddStarted(ctx context.Context, principal, threadID string) error
+	Started(ctx context.Context, principal string) ([]string, error)
 }
 
 var _ Store = (*store.Store)(nil)
@@ -155,6 +160,9 @@ type Config struct {
 	// DisableUnsandboxed refuses the methods that reach files or run programs
 	// outside the engine's sandbox (protocol.RunsOutsideSandbox) for everyone.
 	DisableUnsandboxed bool
+
+	// Rate bounds what principals may ask for. The zero value bounds nobody.
+	Rate config.Rates
 
 	// HostLogin reports whether a login of the host's own is stored where the
 	// engine keeps its. Nil: unknown, taken for no.
@@ -202,6 +210,10 @@ type Gate struct {
 
 	ledger *ledger
 	loan   loan
+	places places
+	stats  counters
+	sealer cipher.AEAD // of cursors, see scope_list.go
+	began  time.Time
 
 	mu       sync.Mutex // guards what follows
 	clients  map[*client]struct{}
@@ -212,6 +224,8 @@ type Gate struct {
 	lastSeen map[string]protocol.ThreadID   // last threads not yet in the store
 	forget   map[protocol.ThreadID]struct{} // threads to clear from the store
 	active   map[protocol.ThreadID]bool     // threads that work; true: they wait for a person
+	owners   map[string]*owned              // of principals with a scope that are here
+	quotas   map[string]*quota              // of principals
 
 	own           sync.WaitGroup // orphans
 	cover         chan struct{}  // capacity 1: clients came to or left a thread
@@ -228,6 +242,7 @@ func New(cfg Config) *Gate {
 		clients: make(map[*client]struct{}), threads: make(map[protocol.ThreadID]*thread),
 		orphans: make(map[*upstream]chan struct{}), lastSeen: make(map[string]protocol.ThreadID),
 		forget: make(map[protocol.ThreadID]struct{}), active: make(map[protocol.ThreadID]bool),
+		owners: make(map[string]*owned), quotas: make(map[string]*quota), sealer: newSealer(), began: time.Now(),
 		cover: make(chan struct{}, 1), presenceDirty: make(chan struct{}, 1), lastDirty: make(chan struct{}, 1),
 	}
 	if g.log == nil {

@@ -25,6 +25,9 @@ func (c *client) receive(ctx context.Context, msg []byte) error {
 		c.unclear(env, why)
 		return nil
 	}
+	if c.lapsed() {
+		return nil // it hears why, and is let go
+	}
 	switch env.Kind {
 	case protocol.KindRequest:
 		return c.request(ctx, env, msg)
@@ -32,7 +35,7 @@ func (c *client) receive(ctx context.Context, msg []byte) error {
 		// The one notification a client has to send. Others would reach the engine
 		// without an answer that could say no, so they need the role of an
 		// unknown method.
-		if env.Method == "initialized" || c.who.Principal.Role >= protocol.RoleOperator {
+		if env.Method == "initialized" || c.who.Principal.Role >= protocol.RoleOperator && c.scope == nil {
 			return c.u.s.Write(ctx, msg)
 		}
 		return nil
@@ -55,9 +58,24 @@ func (c *client) unclear(env protocol.Envelope, why error) {
 }
 
 func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte) error {
+	c.requested.Add(1)
 	if why := c.refuse(env); why != nil {
 		c.denied(env.Method, why)
 		c.put(protocol.NewError(env.ID, why))
+		return nil
+	}
+	size := int64(len(msg))
+	if why := c.afford(env.Method, size); why != nil {
+		c.put(protocol.NewError(env.ID, why))
+		return nil
+	}
+	env, msg, answered, why := c.within(ctx, env, msg)
+	switch {
+	case why != nil:
+		c.denied(env.Method, why)
+		c.put(protocol.NewError(env.ID, why))
+		return nil
+	case answered:
 		return nil
 	}
 	if c.local(ctx, env) {
@@ -68,7 +86,7 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		c.reply(env.ID, json.RawMessage(`{"config":{},"origins":{}}`))
 		return nil
 	}
-	msg, why := c.rewrite(env, msg)
+	msg, why = c.rewrite(env, msg)
 	if why != nil {
 		c.denied(env.Method, why)
 		c.put(protocol.NewError(env.ID, why))
@@ -83,13 +101,21 @@ func (c *client) request(ctx context.Context, env protocol.Envelope, msg []byte)
 		c.lend(env, msg)
 		return nil
 	}
-	k := call{method: env.Method}
+	k := call{method: env.Method, size: size}
 	switch env.Method {
 	case "initialize":
 		k.hello = readHello(env.Params)
 	case "thread/unsubscribe":
 		k.thread = protocol.ThreadID(protocol.StringField(env.Params, "threadId"))
 	}
+	if turnMethods[env.Method] {
+		c.g.stats.turns.Add(1)
+		if k.thread, k.booked, why = c.affordTurn(env.Params); why != nil {
+			c.put(protocol.NewError(env.ID, why))
+			return nil
+		}
+	}
+	k.change = c.g.places.changing(env)
 	if !c.sent(idKey(env.ID), k) {
 		c.put(protocol.NewError(env.ID, protocol.ErrOverloaded))
 		return nil
@@ -116,7 +142,7 @@ func (c *client) refuse(env protocol.Envelope) *protocol.Error {
 	case c.g.cfg.DisableUnsandboxed && protocol.RunsOutsideSandbox(env.Method):
 		return protocol.Errorf("%s runs outside the sandbox, which this host does not allow", env.Method)
 	}
-	return nil
+	return c.scopeAllows(env.Method)
 }
 
 // rewrite changes the two requests that would do more than the role allows.
@@ -208,6 +234,9 @@ func (c *client) sent(id string, k call) bool {
 	}
 	c.requests++
 	c.inflight[id] = append(c.inflight[id], k)
+	if c.quota != nil {
+		c.quota.bytes.Add(k.size)
+	}
 	if k.method == "process/spawn" {
 		c.spawned = true
 	}
@@ -222,6 +251,9 @@ func (c *client) answered(id string) (k call, ok bool) {
 		return call{}, false
 	}
 	c.requests--
+	if c.quota != nil {
+		c.quota.bytes.Add(-calls[0].size)
+	}
 	if k = calls[0]; len(calls) == 1 {
 		delete(c.inflight, id)
 	} else {
@@ -239,8 +271,12 @@ func (c *client) replied(ev *event) {
 	}
 	c.lent(k, ev.Kind == protocol.KindResponse)
 	if ev.Kind != protocol.KindResponse {
+		if k.booked {
+			c.quota.ended(k.thread)
+		}
 		return
 	}
+	c.g.places.changed(k.change)
 	switch k.method {
 	case "initialize":
 		c.greeted(k.hello)
@@ -249,6 +285,10 @@ func (c *client) replied(ev *event) {
 		id := protocol.ThreadID(protocol.StringField(thread, "id"))
 		if id == "" {
 			return
+		}
+		c.g.places.learn(thread, ev.Result)
+		if k.method != "thread/resume" {
+			c.started(id)
 		}
 		_, had := c.u.subs[id]
 		s := c.u.subscribe(id)

@@ -117,11 +117,15 @@ func (g *Gate) presences() []protocol.Presence {
 	return out
 }
 
-// seenBy marks the entry that is the reader itself.
+// seenBy marks the entry that is the reader itself. A scope holds only that and
+// who looks at a thread within reach.
 func seenBy(all []protocol.Presence, c *client) []protocol.Presence {
-	out := append([]protocol.Presence{}, all...)
-	for i := range out {
-		out[i].You = out[i].ID == c.id
+	out := make([]protocol.Presence, 0, len(all))
+	for _, p := range all {
+		p.You = p.ID == c.id
+		if p.You || c.scope == nil || p.Thread != nil && c.sees(*p.Thread) {
+			out = append(out, p)
+		}
 	}
 	return out
 }
@@ -136,11 +140,14 @@ func (g *Gate) everyone() []*client {
 	return out
 }
 
-// broadcast sends each extension client what params makes for it.
+// broadcast sends each extension client what params makes for it, if anything.
 func (g *Gate) broadcast(method string, params func(*client) any) {
 	for _, c := range g.everyone() {
-		if c.extended() {
-			c.notify(method, params(c))
+		if !c.extended() {
+			continue
+		}
+		if p := params(c); p != nil {
+			c.notify(method, p)
 		}
 	}
 }
@@ -187,13 +194,22 @@ func (g *Gate) tellEngine(ctx context.Context) error {
 			}
 		}
 		last = st
-		g.broadcast(protocol.NoteEngine, func(*client) any { return st })
+		g.broadcast(protocol.NoteEngine, func(c *client) any { return c.shown(st) })
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// shown is the engine's state as the client may know it: its last words on stderr
+// are the host's business.
+func (c *client) shown(st protocol.EngineState) protocol.EngineState {
+	if c.scope != nil {
+		st.Detail = ""
+	}
+	return st
 }
 
 // rememberThread notes where a principal is; Run writes it down. The reader of

@@ -80,6 +80,9 @@ func (l *ledger) takeOver() {
 func (l *ledger) announce(method string, q *question) {
 	a := l.snapshot(q)
 	l.g.broadcast(method, func(c *client) any {
+		if !c.sees(a.ThreadID) {
+			return nil
+		}
 		own := a
 		if own.By != nil && own.By.ID == c.id {
 			by := *own.By

@@ -26,6 +26,12 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 	c := g.newClient(who, rpc.NewOutbox(fs), cancel)
 	var own sync.WaitGroup
 	own.Go(func() { cancel(c.out.Run(ctx)) })
+	c.scope, c.quota = g.newReach(ctx, who.Principal), g.quotaOf(who.Principal)
+	defer g.release(c.scope, who.Principal)
+	g.stats.connections.Add(1)
+	if who.Principal.Lapsed != nil {
+		own.Go(func() { c.watchLapse(ctx) })
+	}
 	if a, ok := s.(absentee); ok {
 		c.away = a
 		own.Go(func() { c.watchAway(ctx) })
@@ -74,8 +80,11 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 		_ = up.Close(rpc.ErrClosed) // nobody is left to tell
 		<-read
 		c.u.close(rpc.ErrClosed)
+		if c.scope != nil {
+			c.scope.beside.Wait()
+		}
 	}
-	if parent.Err() != nil || !c.idle() || !g.adopt(c.u, read, end) {
+	if parent.Err() != nil || c.lapsed() || !c.idle() || !g.adopt(c.u, read, end) {
 		end()
 	}
 	return clientError(err)
@@ -180,6 +189,11 @@ func (g *Gate) detach(c *client, why error) {
 	delete(g.clients, c)
 	g.mu.Unlock()
 	denials := c.leave()
+	g.stats.requests.Add(c.requested.Load())
+	g.stats.messages.Add(c.passed.Load())
+	if errors.Is(why, rpc.ErrSlow) {
+		g.stats.slow.Add(1)
+	}
 	if c.attached() {
 		attrs := []slog.Attr{slog.Duration("after", time.Since(c.at).Round(time.Millisecond))}
 		if e := clientError(why); e != nil {
@@ -222,6 +236,7 @@ func (g *Gate) adopt(u *upstream, read <-chan struct{}, end func()) bool {
 		select {
 		case <-read:
 		case <-stop:
+		case <-u.client.who.Principal.Lapsed: // never, when nil
 		}
 		end()
 		g.mu.Lock()
@@ -287,7 +302,7 @@ func (g *Gate) engineMayTell(ctx context.Context) {
 // and last the engine's state if it understands that.
 func (f *flushable) goodbye(ctx context.Context, c *client) {
 	if c.extended() {
-		c.notify(protocol.NoteEngine, c.g.cfg.Engine.State())
+		c.notify(protocol.NoteEngine, c.shown(c.g.cfg.Engine.State()))
 	}
 	m := &flushMark{msg: []byte{0}, written: make(chan struct{})}
 	f.mark.Store(m)
@@ -325,7 +340,7 @@ func (g *Gate) serveWithout(parent context.Context, s rpc.Stream, fs *flushable,
 		if c.local(ctx, env) {
 			continue
 		}
-		c.put(protocol.NewError(env.ID, noEngine(g.cfg.Engine.State(), cause)))
+		c.put(protocol.NewError(env.ID, noEngine(c.shown(g.cfg.Engine.State()), cause)))
 	}
 }
 

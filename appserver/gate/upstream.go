@@ -108,6 +108,10 @@ func (u *upstream) observe(ev *event) (mine bool) {
 		if len(ev.thread) > 0 && len(ev.item) > 0 {
 			u.observeItem(ev)
 		}
+	case whatThreadStarted:
+		u.g.places.learn(protocol.Field(ev.Params, "thread"), nil)
+	case whatSettings:
+		u.g.places.moved(ev.Params)
 	case whatStatus:
 		if s := u.subs[protocol.ThreadID(ev.thread)]; s != nil {
 			s.active = protocol.StringField(protocol.Field(ev.Params, "status"), "type") == protocol.StatusActive
@@ -117,6 +121,7 @@ func (u *upstream) observe(ev *event) (mine bool) {
 			u.endTurn(s, string(ev.turn))
 		}
 		u.g.ledger.turnEnded(protocol.ThreadID(ev.thread), string(ev.turn))
+		u.g.turnOver(protocol.ThreadID(ev.thread))
 	case whatThreadClosed:
 		id := protocol.ThreadID(ev.thread)
 		u.unsubscribe(id)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"time"
 
@@ -261,6 +262,13 @@ func (g *Gate) working() (working, waiting int) {
 	return len(g.active), waiting
 }
 
+// activeNow are the threads that work, and whether they wait for a person.
+func (g *Gate) activeNow() map[protocol.ThreadID]bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.active)
+}
+
 // work does the handshake, finds out what runs already, and then subscribes and
 // unsubscribes as the threads' states change.
 func (w *watcher) work(ctx context.Context) error {
@@ -313,7 +321,11 @@ func (w *watcher) survey(ctx context.Context) error {
 				Ephemeral bool            `json:"ephemeral"`
 			} `json:"thread"`
 		}
-		if err := w.call(ctx, "thread/read", map[string]any{"threadId": id, "includeTurns": false}, &r); err != nil {
+		err := w.callThen(ctx, "thread/read", map[string]any{"threadId": id, "includeTurns": false}, func(env protocol.Envelope) {
+			w.g.places.learn(protocol.Field(env.Result, "thread"), nil)
+			_ = json.Unmarshal(env.Result, &r) // what is missing is taken for idle
+		})
+		if err != nil {
 			if ctx.Err() != nil || !refused(err) {
 				return fmt.Errorf("read thread: %w", err)
 			}
