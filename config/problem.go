@@ -17,7 +17,10 @@ const (
 	ExitUsage       = 2   // the command line makes no sense
 	ExitConfig      = 3   // a configuration or state file is wrong, or looser than it may be
 	ExitUnavailable = 4   // the daemon or engine is not there
-	ExitDenied      = 5   // the role does not allow it
+	ExitDenied      = 5   // the role, a rule or a person does not allow it
+	ExitApproval    = 6   // an approval was needed, and nobody gave it
+	ExitLost        = 7   // the connection to a running turn was lost
+	ExitTimeout     = 124 // the time given was over, as timeout(1) says it
 	ExitInterrupted = 130 // SIGINT, as a shell counts it
 )
 

@@ -40,7 +40,7 @@ func newRoot() *cobra.Command {
 	}
 	o.flags(root)
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
+	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newToken(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})
@@ -115,7 +115,10 @@ func helpExitCodes() *cobra.Command {
 		{config.ExitUsage, "the command line makes no sense"},
 		{config.ExitConfig, "a configuration or state file is wrong, or open to others"},
 		{config.ExitUnavailable, "the daemon or the engine is not there"},
-		{config.ExitDenied, "your role does not allow it"},
+		{config.ExitDenied, "your role, a rule or a person does not allow it"},
+		{config.ExitApproval, "an approval was needed, and nobody gave it"},
+		{config.ExitLost, "the connection was lost; a turn that ran may go on"},
+		{config.ExitTimeout, "the time given with --timeout was over, as timeout(1) says it"},
 		{config.ExitInterrupted, "interrupted"},
 	} {
 		fmt.Fprintf(&b, "  %3d  %s\n", r.code, r.text)
