@@ -39,6 +39,8 @@ type Config struct {
 	Version string
 	// DisableUnsandboxed refuses what runs outside the agent's sandbox.
 	DisableUnsandboxed bool
+	// Rate bounds what principals may ask for.
+	Rate config.Rates
 	// Describe adds to a status what only the caller knows (the SSH door). It is
 	// called from any goroutine; nil is fine.
 	Describe func(*protocol.HostStatus)
@@ -106,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		HostLogin:  cfg.HostLogin, MayLogIn: cfg.MayLogIn, MayRelay: cfg.MayRelay,
 		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
-		DisableUnsandboxed: cfg.DisableUnsandboxed, Status: s.Status,
+		DisableUnsandboxed: cfg.DisableUnsandboxed, Rate: cfg.Rate, Status: s.Status,
 	})
 	return s, nil
 }
@@ -270,6 +272,9 @@ func (s *Server) Addresses() []string {
 func (s *Server) Record(event string, p access.Principal, attrs ...slog.Attr) {
 	s.audit.Record(event, p, attrs...)
 }
+
+// Stats is what the gate has counted.
+func (s *Server) Stats() gate.Stats { return s.gate.Stats() }
 
 // Status is what `towline status` shows. The gate adds who is attached.
 func (s *Server) Status() protocol.HostStatus {

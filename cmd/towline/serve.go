@@ -163,7 +163,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	h = &host{log: log, login: login, network: network, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
 		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
-		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Describe: h.describe, HostLogin: login.stored,
+		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Rate: cfg.Gate.Rate, Describe: h.describe, HostLogin: login.stored,
 		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
 		MayRelay: mayRelay,
 		Egress:   h.egress, Log: log,
