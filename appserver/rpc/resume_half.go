@@ -416,6 +416,17 @@ func (h *half) expel(l *link, why string) {
 	if h.lk != nil && h.lk != l {
 		return
 	}
+	h.evictLocked(why)
+}
+
+// evict is expel whatever link there is.
+func (h *half) evict(why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.evictLocked(why)
+}
+
+func (h *half) evictLocked(why string) {
 	h.loseLocked(why)
 	h.in, h.part, h.inBytes = nil, nil, 0
 	h.wakeReader()

@@ -165,7 +165,7 @@ func (s *Sessions) Serve(ctx context.Context, st Stream, owner string, accept fu
 	defer context.AfterFunc(ctx, func() {
 		x.deafen(l)
 		if errors.Is(context.Cause(ctx), ErrExpelled) {
-			x.expel(l, "access to this host was changed or removed")
+			x.expel(l, expelledText)
 		}
 		t := time.NewTimer(closeTime)
 		defer t.Stop()
@@ -313,6 +313,26 @@ func (s *Sessions) forgetLocked(x *session) {
 		delete(s.owners, x.key.owner)
 	}
 }
+
+// Expel ends every session whose owner matches, one without a link too: whoever
+// owns it has lost the right to be here. It is told so, where it can be.
+func (s *Sessions) Expel(match func(owner string) bool) {
+	for _, x := range s.every() {
+		if match(x.key.owner) {
+			Expel(x)
+		}
+	}
+}
+
+// Expel does the same for the session st is, if it is one.
+func Expel(st Stream) {
+	if x, ok := st.(*session); ok {
+		x.evict(expelledText)
+		x.all.forget(x)
+	}
+}
+
+const expelledText = "access to this host was changed or removed"
 
 func (x *session) name() string { return fmt.Sprintf("%x", x.key.id[:4]) }
 

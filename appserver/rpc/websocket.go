@@ -8,19 +8,21 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 )
 
 // wsStream frames messages as WebSocket text frames (RFC 6455).
 type wsStream struct {
-	c     *websocket.Conn
-	cork  *Cork    // may be nil
-	from  Lingerer // may be nil
-	frame int      // longer messages go out in several frames of this size; 0: never
-	once  sync.Once
-	done  chan struct{}
-	slow  atomic.Bool // a write took longer than WriteTimeout
+	c      *websocket.Conn
+	cork   *Cork    // may be nil
+	from   Lingerer // may be nil
+	frame  int      // longer messages go out in several frames of this size; 0: never
+	strict bool     // text is looked at
+	once   sync.Once
+	done   chan struct{}
+	slow   atomic.Bool // a write took longer than WriteTimeout
 
 	mu      sync.Mutex // guards what follows
 	writing int
@@ -38,6 +40,17 @@ func NewWebSocket(c *websocket.Conn) Stream { return NewWebSocketOn(c, nil) }
 // NewWebSocketOn is [NewWebSocket] for a connection whose bytes go out through
 // cork, which makes the Stream a [Batcher]. A nil cork is none.
 func NewWebSocketOn(c *websocket.Conn, cork *Cork) Stream { return newWebSocket(c, cork, 0) }
+
+// NewWebSocketFrom is [NewWebSocketOn] for the connection of a client: text that
+// is not UTF-8 ends it, as RFC 6455 8.1 wants. The pieces of a resumable stream
+// may end within a character.
+func NewWebSocketFrom(c *websocket.Conn, cork *Cork) Stream {
+	w := newWebSocket(c, cork, 0)
+	w.strict = c.Subprotocol() != ResumeProtocol
+	return w
+}
+
+var errText = errors.New("a text frame does not hold UTF-8")
 
 // errCut is the end of the bytes under a WebSocket, see [UnderWebSocket].
 var errCut = errors.New("the connection ended")
@@ -158,9 +171,13 @@ func (w *wsStream) Read(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, w.fault(ctx, err)
 		}
-		if typ == websocket.MessageText {
-			return msg, nil
+		if typ != websocket.MessageText {
+			continue
 		}
+		if w.strict && !utf8.Valid(msg) {
+			return nil, errText
+		}
+		return msg, nil
 	}
 }
 

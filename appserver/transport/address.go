@@ -16,6 +16,7 @@ import (
 const (
 	viaUnix = "unix"
 	viaWS   = "ws"
+	viaWSS  = "wss"
 )
 
 // address is a parsed URL of ours.
@@ -23,30 +24,7 @@ type address struct {
 	via  string
 	path string         // unix: absolute
 	host string         // ws: as written, for dialing
-	addr netip.AddrPort // ws, when listening
-}
-
-// parseListen reads the URL of a listener.
-func parseListen(raw string) (address, error) {
-	a, err := parseAddress(raw)
-	if err != nil {
-		return address{}, usageProblem("listen", err, "use unix:///PATH or ws://127.0.0.1:PORT (port 0 picks one)")
-	}
-	if a.via == viaUnix {
-		return a, nil
-	}
-	a.addr, err = netip.ParseAddrPort(a.host)
-	if err != nil {
-		return address{}, usageProblem("listen", fmt.Errorf("%s: a listener needs an IP address and a port, not a name", raw),
-			"use ws://127.0.0.1:PORT or ws://[::1]:PORT")
-	}
-	a.addr = netip.AddrPortFrom(a.addr.Addr().Unmap(), a.addr.Port())
-	if !a.addr.Addr().IsLoopback() {
-		return address{}, usageProblem("listen",
-			fmt.Errorf("%s: a listener that other machines can reach needs authentication, and none is configured", raw),
-			"listen on ws://127.0.0.1:PORT and reach it through ssh")
-	}
-	return a, nil
+	addr netip.AddrPort // ws and wss, when listening
 }
 
 // parseAddress reads what both ends accept: Codex's forms, so no path, no

@@ -52,3 +52,13 @@ func lockDir(ctx context.Context, dir string, patience time.Duration) (unlock fu
 		}
 	}
 }
+
+// maxFilesOpen is how many descriptors this process may have. The Go runtime has
+// raised it as far as the system lets it.
+func maxFilesOpen() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return 1024
+	}
+	return int(min(uint64(l.Cur), 1<<20)) //nolint:unconvert,gosec // its type differs between systems; bounded
+}

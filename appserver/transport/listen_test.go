@@ -150,98 +150,6 @@ func TestMultipathClientOfTheSameUserComesIn(t *testing.T) {
 	}
 }
 
-func TestHTTPAnswers(t *testing.T) {
-	ws := open(t, "ws://127.0.0.1:0", Options{}, echo)
-	unix := open(t, socketURL(t), Options{}, echo)
-	for name, tc := range map[string]struct {
-		request string
-		status  int
-		body    string // what it contains; "" means an empty one
-		only    string // "ws" or "unix"; "" both
-	}{
-		"readyz":               {"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 200, "", "ws"},
-		"healthz":              {"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, "", "ws"},
-		"no readyz":            {"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", 400, "upgrade", "unix"},
-		"origin":               {upgrade("127.0.0.1", "Origin: http://127.0.0.1"), 403, "", ""},
-		"empty origin":         {upgrade("127.0.0.1", "X: y", "Origin:  "), 403, "", ""},
-		"origin and readyz":    {"GET /readyz HTTP/1.1\r\nHost: x\r\nOrigin: null\r\n\r\n", 403, "", ""},
-		"rebound name":         {upgrade("attacker.example:80"), 403, "loopback", "ws"},
-		"address of elsewhere": {upgrade("192.0.2.1"), 403, "loopback", "ws"},
-		"localhost":            {upgrade("LocalHost:1"), 101, "", "ws"},
-		"loopback 6":           {upgrade("[::1]:99"), 101, "", "ws"},
-		"other loopback":       {upgrade("127.8.8.8"), 101, "", "ws"},
-		"any host on unix":     {upgrade("whatever"), 101, "", "unix"},
-		"any path":             {strings.Replace(upgrade("localhost"), "GET /", "GET /rpc?x=1", 1), 101, "", ""},
-		"post":                 {"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n", 405, "GET", ""},
-		"plain get":            {"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", 400, "upgrade", ""},
-		"wrong upgrade":        {upgrade("localhost", "Upgrade: h2c"), 400, "websocket", ""},
-		"wrong version":        {upgrade("localhost", "Sec-WebSocket-Version: 8"), 400, "13", ""},
-		"no key":               {upgrade("localhost", "Sec-WebSocket-Key: "), 400, "Sec-WebSocket-Key", ""},
-		"bad key":              {upgrade("localhost", "Sec-WebSocket-Key: x"), 400, "Sec-WebSocket-Key", ""},
-		"huge header":          {upgrade("localhost", "X: "+strings.Repeat("x", 64<<10)), 431, "", ""},
-		"compression offered": {upgrade("localhost", "Sec-WebSocket-Extensions: permessage-deflate",
-			"X-Codex-App-Server-Compression: zstd-stream-v1", "Sec-WebSocket-Protocol: a, b"), 101, "", ""},
-	} {
-		for via, l := range map[string]*Listener{"ws": ws, "unix": unix} {
-			if tc.only != "" && tc.only != via {
-				continue
-			}
-			t.Run(name+"/"+via, func(t *testing.T) {
-				c := rawDial(t, l.URL())
-				_, _ = c.Write([]byte(tc.request))
-				resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				var body []byte
-				if resp.StatusCode != http.StatusSwitchingProtocols {
-					body, _ = io.ReadAll(resp.Body)
-				}
-				_ = resp.Body.Close()
-				if resp.StatusCode != tc.status || tc.body == "" && tc.status != 431 && len(body) > 0 || !strings.Contains(string(body), tc.body) {
-					t.Errorf("%d %q, want %d %q", resp.StatusCode, body, tc.status, tc.body)
-				}
-				for _, h := range []string{"Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol", "X-Codex-App-Server-Compression"} {
-					if v := resp.Header.Get(h); v != "" {
-						t.Errorf("%s: %s", h, v)
-					}
-				}
-			})
-		}
-	}
-}
-
-func TestListenRefuses(t *testing.T) {
-	for url, want := range map[string]string{
-		"ws://0.0.0.0:0":                "needs authentication",
-		"ws://[::]:0":                   "needs authentication",
-		"ws://192.0.2.1:80":             "needs authentication",
-		"ws://[::ffff:192.0.2.1]:80":    "needs authentication",
-		"ws://localhost:0":              "IP address",
-		"ws://127.0.0.1":                "port is missing",
-		"ws://127.0.0.1:0/path":         "only a host and a port",
-		"ws://127.0.0.1:0?x":            "only a host and a port",
-		"wss://127.0.0.1:0":             "TLS",
-		"http://127.0.0.1:0":            "not an address",
-		"unix://":                       "missing",
-		"":                              "not an address",
-		"ws://u:secret@192.0.2.1:x":     "port",
-		"http://u:secret@127.0.0.1:80/": "u:xxxxx@",
-	} {
-		l, err := Listen(t.Context(), url, Options{})
-		if l != nil {
-			_ = l.Close()
-		}
-		var p *config.Problem
-		if !errors.As(err, &p) || !strings.Contains(err.Error(), want) || p.Exit != config.ExitUsage || len(p.Hints) == 0 {
-			t.Errorf("Listen(%q) = %v, want %q", url, err, want)
-		}
-		if err != nil && strings.Contains(err.Error(), "secret@192") {
-			continue // url.Parse's own words; the port is what is wrong
-		}
-	}
-}
-
 func TestPortInUseIsExplained(t *testing.T) {
 	l := open(t, "ws://127.0.0.1:0", Options{}, echo)
 	_, err := Listen(t.Context(), l.URL(), Options{})
@@ -252,7 +160,7 @@ func TestPortInUseIsExplained(t *testing.T) {
 
 func TestLimitsOfStrangersAtTheDoor(t *testing.T) {
 	eachDoor(t, func(t *testing.T, url string) {
-		l := open(t, url, Options{MaxConns: 3, MaxPending: 2}, echo)
+		l := open(t, url, Options{Limits: Limits{MaxConns: 3, MaxPending: 2}}, echo)
 		first := dial(t, l.URL())
 		idle := []net.Conn{rawDial(t, l.URL()), rawDial(t, l.URL())}
 		answer := func(c net.Conn) int {
@@ -308,12 +216,8 @@ func TestSecurityStrangersDoNotTakeAllPlaces(t *testing.T) {
 
 func TestSilentClientIsCutOff(t *testing.T) {
 	eachDoor(t, func(t *testing.T, url string) {
-		l, err := Listen(t.Context(), url, Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.patience = 400 * time.Millisecond
-		serve(t, l, echo)
+		patience := 400 * time.Millisecond
+		l := open(t, url, Options{Limits: Limits{Handshake: patience}}, echo)
 		silent := rawDial(t, l.URL())
 		half := rawDial(t, l.URL())
 		_, _ = half.Write([]byte("GET / HTTP/1.1\r\nHost: localhost\r\n"))
@@ -324,7 +228,7 @@ func TestSilentClientIsCutOff(t *testing.T) {
 		}
 		// The patience is for the handshake, not for the connection.
 		s := dial(t, l.URL())
-		time.Sleep(2 * l.patience)
+		time.Sleep(2 * patience)
 		roundTrip(t, s, "1")
 	})
 }

@@ -74,7 +74,7 @@ var errNotOurs = errors.New("a connection of somebody else's")
 
 func (c *ownedConn) Read(p []byte) (int, error) {
 	c.ask.Do(func() {
-		if _, err := c.l.who.owned(c.Conn); err != nil {
+		if _, err := c.l.who.owned(c.Conn, false); err != nil {
 			c.l.log.Warn("refused a connection", "via", "loopback", "remote", c.RemoteAddr().String(), "err", err)
 			c.err = errNotOurs
 			_ = c.Conn.Close()

@@ -30,8 +30,10 @@ func (l *Listener) ours(c net.Conn) bool {
 }
 
 // owned checks that the process at the other end of c belongs to the user this
-// process runs as, and names it for logs. The error is for the one refused.
-func (l *Listener) owned(c net.Conn) (remote string, err error) {
+// process runs as, and names it for logs. One that is confined is refused too,
+// unless it may be: somebody with a credential acts for that and not for this
+// user. The error is for the one refused.
+func (l *Listener) owned(c net.Conn, mayBeConfined bool) (remote string, err error) {
 	if uc, ok := c.(*net.UnixConn); ok {
 		cred, err := peerCredentials(uc)
 		switch {
@@ -41,6 +43,8 @@ func (l *Listener) owned(c net.Conn) (remote string, err error) {
 			return "", fmt.Errorf("this socket serves uid %d only", l.uid)
 		case cred.pid == 0: // unknown, or in a container beside ours
 			return "unix", nil
+		case mayBeConfined:
+			return fmt.Sprintf("pid %d", cred.pid), nil
 		}
 		if err := unconfined(cred.pid); err != nil {
 			return "", err
@@ -58,6 +62,8 @@ func (l *Listener) owned(c net.Conn) (remote string, err error) {
 		return "", fmt.Errorf("cannot tell whose process this is: %w", err)
 	case o.uid != l.uid:
 		return "", fmt.Errorf("this port serves processes of uid %d only", l.uid)
+	case mayBeConfined:
+		return client.String(), nil
 	}
 	if err := unconfinedHolder(o.uid, o.inode); err != nil {
 		return "", err

@@ -29,7 +29,7 @@ const rawHelloTime = 30 * time.Second
 // it returns, which is when the connection is over; accept may outlive that as
 // for a Listener. An error is a handshake that was refused or broken off.
 func ServeBytes(ctx context.Context, rw io.ReadWriteCloser, o Options, p access.Principal, via, remote string, accept AcceptFunc) error {
-	o = o.withDefaults()
+	o = o.withDefaults(false)
 	c := &rawConn{ReadWriteCloser: rw, cork: rpc.NewCork(rw), remote: rawAddr(remote)}
 	defer func() { _ = rw.Close() }()
 	slow := time.AfterFunc(rawHelloTime, func() { _ = rw.Close() })
@@ -62,7 +62,7 @@ func ServeBytes(ctx context.Context, rw io.ReadWriteCloser, o Options, p access.
 	}
 	slow.Stop()
 	stop() // from here on the end of ctx is the stream's business
-	if err := o.carry(ctx, rpc.NewWebSocketOn(ws, c.cork), p, via, remote, accept); err != nil {
+	if err := o.carry(ctx, rpc.NewWebSocketFrom(ws, c.cork), bearing{p: p, via: via, remote: remote}, accept); err != nil {
 		o.Log.Debug("link ended", "via", via, "remote", remote, "err", err) // as links do
 	}
 	return nil
@@ -73,9 +73,9 @@ func rawUpgrade(w http.ResponseWriter, r *http.Request, o Options) (*websocket.C
 		w.WriteHeader(http.StatusForbidden)
 		return nil, errors.New("a web page")
 	}
-	if status, why := malformed(r); status != 0 {
-		http.Error(w, why, status)
-		return nil, errors.New(why)
+	if no := malformed(r); no != nil {
+		no.write(w)
+		return nil, errors.New(no.body)
 	}
 	w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
 	return websocket.Accept(w, r, o.handshake())

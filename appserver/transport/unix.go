@@ -242,3 +242,24 @@ func rootPath(err error) error {
 	}
 	return err
 }
+
+// adoptUnix is the bound socket that leads to ln, which another process opened at
+// path.
+func adoptUnix(ln *net.UnixListener, path string) (*bound, error) {
+	ln.SetUnlinkOnClose(false)
+	b := &bound{ln: ln, path: path, real: path}
+	if target, err := os.Readlink(path); err == nil {
+		b.real = target
+		if dir := filepath.Dir(target); strings.HasPrefix(filepath.Base(dir), tempPrefix) {
+			b.tmp = dir
+		}
+	}
+	if got := ln.Addr().String(); got != b.real {
+		return nil, fmt.Errorf("it listens at %s", got)
+	}
+	var err error
+	if b.socket, err = os.Lstat(b.real); err != nil {
+		return nil, rootPath(err)
+	}
+	return b, nil
+}
