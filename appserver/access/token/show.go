@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"towline/appserver/access"
 	"towline/appserver/protocol"
 	"towline/config"
 	"towline/config/store"
@@ -113,14 +112,14 @@ func (m *Manager) byRef(ctx context.Context, ref string) (store.Token, error) {
 		return named[0], nil
 	}
 	shown := config.OneLine(ref)
-	if FormOfWhole(ref) {
+	if MayBeSecret(ref) {
 		shown = "that" // a secret belongs in no message
 	}
 	return store.Token{}, problem(config.ExitFailure, fmt.Errorf("there is no token %s", shown), "see which there are: `towline token list`")
 }
 
-// FormOfWhole reports whether ref may be the text of a token rather than its name.
-func FormOfWhole(ref string) bool {
+// MayBeSecret reports whether ref may be the text of a token rather than its name.
+func MayBeSecret(ref string) bool {
 	f, _ := FormOf(ref)
 	return f != Foreign && len(ref) > secretAt
 }
@@ -184,11 +183,8 @@ func (m *Manager) outlook(t *Token, row store.Token, now time.Time) {
 			}
 		}
 	}
-	switch {
-	case !until.IsZero() && soon(timeOf(row.IssuedAt), until, now) && !until.Equal(t.RotateBy):
+	if !until.IsZero() && soon(timeOf(row.IssuedAt), until, now) && !until.Equal(t.RotateBy) {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("it stops to count in %s", left(until, now)))
-	case until.IsZero():
-		t.Warnings = append(t.Warnings, "it never expires")
 	}
 	for _, sec := range row.Secrets[1:] {
 		if sec.EndsAt > now.UnixMilli() && sec.UsedAt > current.CreatedAt {
@@ -215,10 +211,4 @@ func left(end, now time.Time) string {
 		d = d.Truncate(time.Minute)
 	}
 	return config.Span(d)
-}
-
-// Local is the person at this machine, as a principal, for commands that reach the
-// store themselves.
-func Local(uid, name string) access.Principal {
-	return access.Principal{Kind: access.KindLocal, ID: "uid:" + uid, Name: name, Role: protocol.RoleAdmin}
 }
