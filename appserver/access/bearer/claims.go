@@ -68,7 +68,7 @@ func strictClaims(raw []byte) (claims, error) {
 // and what is not read may be anything.
 func codexClaims(raw []byte) (claims, error) {
 	var c claims
-	m, err := known(raw, "exp", "nbf", "iss", "aud")
+	m, err := known(raw, "exp", "nbf", "iss", "aud", "sub")
 	if err != nil {
 		return c, err
 	}
@@ -89,12 +89,10 @@ func codexClaims(raw []byte) (claims, error) {
 			return c, errors.New("its aud is neither a text nor a list of texts")
 		}
 	}
-	// Codex does not look at who it is. It is good to know, and never a reason to refuse.
-	c.all, _ = object(raw, false)
-	if v, has := c.all["sub"]; has {
-		_ = json.Unmarshal(v, &c.sub) //nolint:errcheck // then it names nobody
-	}
-	return c, nil
+	// Codex does not look at who it is. It is good to know, and no reason to refuse.
+	c.sub, _ = optionalText(m, "sub")
+	c.all, err = object(raw, false)
+	return c, err
 }
 
 func integer(raw json.RawMessage) (int64, bool) {

@@ -121,7 +121,7 @@ func given(flag *string) []string {
 
 func absolute(flag, path string) (string, error) {
 	if path == "" {
-		return "", refuseFlags(0, "%s must be an absolute path", flag)
+		return "", refuseFlags(config.ExitUsage, "a value is required for '%s <PATH>' but none was supplied", flag)
 	}
 	abs, err := filepath.Abs(path)
 	if err != nil {

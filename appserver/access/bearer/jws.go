@@ -131,11 +131,21 @@ func codexHeader(raw []byte) (header, error) {
 			return header{}, err
 		}
 	}
-	var alg string
-	if json.Unmarshal(m["alg"], &alg) != nil {
+	if _, ok := audience(m["x5c"]); m["x5c"] != nil && string(m["x5c"]) != "null" && (!ok || m["x5c"][0] == '"') {
+		return header{}, errors.New("x5c is no list of texts")
+	}
+	if v := m["jwk"]; v != nil && string(v) != "null" {
+		key, err := known(v, "kty")
+		kty, err2 := optionalText(key, "kty")
+		if err != nil || err2 != nil || kty == nil {
+			return header{}, errors.New("jwk is no key")
+		}
+	}
+	alg, err := optionalText(m, "alg")
+	if err != nil || alg == nil {
 		return header{}, errors.New("alg is no text")
 	}
-	return header{alg: alg}, nil
+	return header{alg: *alg}, nil
 }
 
 // known reads the named members of an object, none of which may be there twice.

@@ -17,7 +17,6 @@ import (
 	"math/big"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"towline/appserver/protocol"
 )
@@ -39,7 +38,7 @@ var (
 // object reads a JSON object by its exact names. A strict one has no name twice
 // anywhere, does not nest deep, and holds no number that overflows.
 func object(raw []byte, strict bool) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(raw) || !json.Valid(raw) {
+	if !json.Valid(raw) {
 		return nil, errors.New("no JSON")
 	}
 	if strict {
