@@ -33,6 +33,9 @@ type State struct {
 	// Last is how the daemon ended last when that was not asked for; nil when it
 	// never did. It is kept when supervisors change.
 	Last *Exit `json:"lastExit,omitempty"`
+	// HandOver is how a successor ended that did not take over; nil when none did,
+	// or a later one has.
+	HandOver *Exit `json:"handOver,omitempty"`
 	// Final: the last end was of a kind that starting again does not mend.
 	Final bool `json:"final,omitempty"`
 	// Backend is what keeps the supervisor itself: "pid" (nothing), "systemd" or

@@ -201,7 +201,7 @@ func (s *Supervisor) look(ctx context.Context) {
 				s.retired = append(s.retired, s.cur)
 			}
 			s.cur, s.next = s.next, nil
-			s.st.Daemon = s.cur.pid
+			s.st.Daemon, s.st.HandOver = s.cur.pid, nil
 			s.phase(Starting)
 			s.note()
 		}
@@ -250,7 +250,7 @@ func (s *Supervisor) over(p *process) (bool, error) {
 		s.next = nil
 		e := p.exit(s.cfg.LogFile)
 		s.log.Error("the successor did not take over", "reason", e.Reason())
-		s.st.Last = e
+		s.st.HandOver = e
 		s.note()
 		return false, nil
 	}

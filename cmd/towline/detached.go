@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"towline/appserver/supervisor"
 	"towline/appserver/transport"
 	"towline/config"
 )
@@ -27,11 +28,6 @@ const (
 	stopTimeout  = 60 * time.Second
 	// lookAgain is how often that is looked at.
 	lookAgain = 20 * time.Millisecond
-	// maxLog is how large the daemon's log may be when it starts; a larger one
-	// becomes the old one.
-	maxLog = 8 << 20
-	// maxSaid is how much of what a daemon that died said is repeated.
-	maxSaid = 4 << 10
 )
 
 // daemonResult is what start and stop print with --json. Scripts rely on it.
@@ -158,7 +154,7 @@ func startDaemon(ctx context.Context, paths config.Paths, project string) (start
 	if answers(ctx, paths) == nil {
 		return false, nil
 	}
-	log, begin, err := openLog(paths.Log())
+	log, begin, err := supervisor.OpenLog(paths.Log())
 	if err != nil {
 		return false, startProblem(paths, err)
 	}
@@ -214,25 +210,6 @@ func daemonCommand(project string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// openLog opens the daemon's log at its end, and says where that is.
-func openLog(path string) (*os.File, int64, error) {
-	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
-		if err := os.Rename(path, path+".old"); err != nil {
-			return nil, 0, err
-		}
-	}
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, 0, err
-	}
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		_ = f.Close()
-		return nil, 0, err
-	}
-	return f, end, nil
-}
-
 // answers is nil when a daemon does.
 func answers(ctx context.Context, paths config.Paths) error {
 	s, err := transport.Dial(ctx, "unix://"+paths.FindSocket())
@@ -244,20 +221,18 @@ func answers(ctx context.Context, paths config.Paths) error {
 
 // died explains a daemon that ended instead of answering, in its own words.
 func died(paths config.Paths, err error, status int, begin int64) error {
-	said := ""
-	if f, e := os.Open(paths.Log()); e == nil {
-		defer func() { _ = f.Close() }() // read-only
-		if info, e := f.Stat(); e == nil {
-			begin = max(begin, info.Size()-maxSaid)
-		}
-		b, _ := io.ReadAll(io.NewSectionReader(f, begin, maxSaid))
-		said = string(b)
-	}
-	cause, hints := ownWords(said)
+	return inItsWords(paths, err, status, supervisor.Tail(paths.Log(), begin))
+}
+
+func inItsWords(paths config.Paths, err error, status int, said []string) error {
+	cause, hints := ownWords(strings.Join(said, "\n"))
 	if cause == "" {
 		cause = "the daemon ended"
 		if err != nil {
 			cause += ": " + err.Error()
+		}
+		for _, line := range said[max(0, len(said)-3):] {
+			cause += "\n  " + line
 		}
 	}
 	exit := status
@@ -307,15 +282,42 @@ func stopDaemon(ctx context.Context, paths config.Paths) (daemonResult, error) {
 	}
 	defer unlock()
 	pid, err := daemonPID(ctx, paths)
-	if pid == 0 {
+	st, supervised := supervisor.Find(paths.State)
+	if pid == 0 && (!supervised || st.Supervisor == 0) {
 		return none, err
 	}
-	if err := terminate(pid); err != nil {
-		return none, &config.Problem{Stage: "stop", Err: fmt.Errorf("pid %d: %w", pid, err), Exit: config.ExitDenied, Hints: []string{"stop it as the user it runs as"}}
+	ask := func(p int) error {
+		if err := terminate(p); err != nil {
+			return &config.Problem{Stage: "stop", Err: fmt.Errorf("pid %d: %w", p, err), Exit: config.ExitDenied, Hints: []string{"stop it as the user it runs as"}}
+		}
+		return nil
+	}
+	// A supervisor first: it ends its daemon itself, and would start it again.
+	first := pid
+	if supervised && st.Supervisor > 0 {
+		first = st.Supervisor
+	}
+	if err := ask(first); err != nil {
+		return none, err
+	}
+	ended := func() bool {
+		if supervised {
+			if _, there := supervisor.Find(paths.State); there {
+				return false
+			}
+			supervised = false
+			// One that was killed meanwhile has left its daemon to us.
+			if h, ok := paths.Holder(); ok && h.PID > 0 {
+				pid = h.PID
+				_ = ask(pid) // or it has ended by now
+			}
+		}
+		h, ok := paths.Holder()
+		return !(ok && h.PID == pid) && (pid == 0 || !running(pid))
 	}
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	for running(pid) {
+	for !ended() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

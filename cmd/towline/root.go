@@ -40,7 +40,7 @@ func newRoot() *cobra.Command {
 	}
 	o.flags(root)
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newToken(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
+	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newToken(), newRemoteControl(), newService(), newSupervise(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})
