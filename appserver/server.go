@@ -20,8 +20,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"towline/appserver/access"
+	"towline/appserver/access/bearer"
 	"towline/appserver/access/token"
 	"towline/appserver/gate"
+	"towline/appserver/metrics"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/transport"
@@ -31,11 +33,16 @@ import (
 
 // Config says what the daemon runs and where it keeps things.
 type Config struct {
-	Paths   config.Paths
-	Engine  Engine   // see OpenEngine
-	Listen  []string // besides the daemon's own socket: unix://PATH, ws://IP:PORT
-	Host    string   // what to call this machine
-	Project string   // absolute
+	Paths  config.Paths
+	Engine Engine   // see OpenEngine
+	Listen []string // besides the daemon's own socket: unix://PATH, ws://IP:PORT, wss://IP:PORT
+	// Listeners says how those work.
+	Listeners Listeners
+	// Metrics, where its Listen is not empty, tells what is counted.
+	Metrics metrics.ServerConfig
+
+	Host    string // what to call this machine
+	Project string // absolute
 	Version string
 	// DisableUnsandboxed refuses what runs outside the agent's sandbox.
 	DisableUnsandboxed bool
@@ -57,22 +64,26 @@ type Config struct {
 
 // Server is a daemon whose listeners are open.
 type Server struct {
-	cfg       Config
-	gate      *gate.Gate
-	store     *store.Store
-	audit     *gate.Audit
-	tokens    *token.Manager
-	listeners []*transport.Listener
-	sessions  *rpc.Sessions // streams that outlive their connections
-	started   time.Time
-	clients   census
-	release   func() // of the home
+	cfg      Config
+	gate     *gate.Gate
+	store    *store.Store
+	audit    *gate.Audit
+	tokens   *token.Manager
+	auth     *bearer.Authenticator
+	doors    doors
+	meter    *metrics.Metrics
+	telling  *metrics.Server // nil: metrics are not told
+	sessions *rpc.Sessions   // streams that outlive their connections
+	started  time.Time
+	clients  census
+	release  func() // of the home
 }
 
 // Open takes the home, which has one daemon, and opens the listeners and the
 // state. Nothing is accepted before Run. Errors are *config.Problem.
 func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	s := &Server{cfg: cfg, started: time.Now(), sessions: rpc.NewSessions(rpc.SessionsConfig{Log: cfg.Log})}
+	s.meter = metrics.New(cfg.Version, s.snapshot)
 	defer func() {
 		if err != nil {
 			_ = s.Close()
@@ -83,13 +94,6 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	}
 	if s.release, err = cfg.hold(); err != nil {
 		return nil, err
-	}
-	for _, url := range append([]string{"unix://" + cfg.Paths.Socket()}, cfg.Listen...) {
-		l, err := transport.Listen(ctx, url, transport.Options{Log: cfg.Log, RuntimeDir: cfg.Paths.Runtime, Sessions: s.sessions, Egress: cfg.Egress})
-		if err != nil {
-			return nil, cfg.running(ctx, url, err)
-		}
-		s.listeners = append(s.listeners, l)
 	}
 	if s.store, err = store.Open(ctx, cfg.Paths.Database()); err != nil {
 		return nil, &config.Problem{Stage: "state", Err: err, Exit: config.ExitConfig}
@@ -110,6 +114,9 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Rate: cfg.Rate, Status: s.Status,
 	})
+	if err := s.openDoors(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -187,8 +194,13 @@ func (s *Server) Run(ctx context.Context) error {
 	g.Go(func() error { return s.gate.Run(doors) })
 	g.Go(func() error { return s.sessions.Run(doors) })
 	g.Go(func() error { return s.tokens.Run(doors) })
-	for _, l := range s.listeners {
-		g.Go(func() error { return l.Serve(doors, s.accept) })
+	g.Go(func() error { return s.auth.Run(doors) })
+	g.Go(func() error { return s.doors.run(doors, s.accept) })
+	if c := s.cfg.Listeners.Certificates; c != nil {
+		g.Go(func() error { return c.Run(doors) })
+	}
+	if s.telling != nil {
+		g.Go(func() error { return s.telling.Serve(doors) })
 	}
 	if err := g.Wait(); err != nil && ctx.Err() == nil {
 		return err
@@ -216,7 +228,7 @@ func (s *Server) Serve(ctx context.Context, st rpc.Stream, p access.Principal, v
 		return errStopping
 	}
 	defer s.clients.leave()
-	return s.gate.Serve(ctx, st, gate.Client{Principal: p, Via: via, Remote: remote})
+	return s.gate.Serve(ctx, s.meter.Stream(st, via), gate.Client{Principal: p, Via: via, Remote: remote})
 }
 
 var errStopping = errors.New("the host is stopping")
@@ -262,10 +274,11 @@ func (c *census) drained() <-chan struct{} {
 // the daemon's own socket last.
 func (s *Server) Addresses() []string {
 	var out []string
-	for _, l := range s.listeners[1:] {
+	open := s.doors.listeners()
+	for _, l := range open[1:] {
 		out = append(out, l.URL())
 	}
-	return append(out, s.listeners[0].URL())
+	return append(out, open[0].URL())
 }
 
 // Record writes one event to the audit log for a door outside this package.
@@ -291,8 +304,9 @@ func (s *Server) Status() protocol.HostStatus {
 // Close releases what Open opened. Run must have returned, or never begun.
 func (s *Server) Close() error {
 	var errs []error
-	for _, l := range s.listeners {
-		errs = append(errs, l.Close())
+	errs = append(errs, s.doors.close())
+	if s.telling != nil {
+		errs = append(errs, s.telling.Close())
 	}
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())

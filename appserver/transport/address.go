@@ -61,9 +61,9 @@ func parseAddress(raw string) (address, error) {
 	return address{via: viaWS, host: u.Host}, nil
 }
 
-// loopbackName reports whether a Host header names this machine's loopback, in
+// LoopbackName reports whether a Host header names this machine's loopback, in
 // whatever way; the port does not matter, because forwards change it.
-func loopbackName(hostport string) bool {
+func LoopbackName(hostport string) bool {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h

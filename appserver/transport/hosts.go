@@ -25,7 +25,7 @@ func (l *Listener) named(r *http.Request) bool {
 	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
 		local = addrOf(a)
 	}
-	if local.IsLoopback() && loopbackName(r.Host) {
+	if local.IsLoopback() && LoopbackName(r.Host) {
 		return true
 	}
 	if !l.remote {

@@ -91,7 +91,7 @@ func prepare(url string, o Options) (*Listener, address, error) {
 		return nil, a, listenProblem(err, "run as a user that the kernel can tell from others")
 	}
 	if a.via == viaWSS {
-		l.tls = o.Certificates.config()
+		l.tls = o.Certificates.Config()
 	}
 	return l, a, nil
 }

@@ -15,7 +15,7 @@ import (
 // and port 0 lets the system choose.
 
 // CheckListen says, in Codex's words, what is wrong with the address of a
-// listener; the special ones of a command line are not addresses here.
+// listener; stdio://, off and unix:// without a path are not addresses here.
 func CheckListen(raw string) error {
 	_, err := parseListen(raw)
 	return err
@@ -27,7 +27,7 @@ func Remote(raw string) bool {
 	return err == nil && a.remote()
 }
 
-var errURL = "expected `stdio://`, `unix://`, `unix://PATH`, `ws://IP:PORT`, `wss://IP:PORT`, or `off`"
+const expectedURL = "expected `stdio://`, `unix://`, `unix://PATH`, `ws://IP:PORT`, `wss://IP:PORT`, or `off`"
 
 func parseListen(raw string) (address, error) {
 	if path, ok := strings.CutPrefix(raw, "unix://"); ok {
@@ -45,7 +45,7 @@ func parseListen(raw string) (address, error) {
 	if !ok {
 		a.via = viaWSS
 		if rest, ok = strings.CutPrefix(raw, "wss://"); !ok {
-			return address{}, fmt.Errorf("unsupported --listen URL `%s`; %s", shown(raw), errURL)
+			return address{}, fmt.Errorf("unsupported --listen URL `%s`; %s", shown(raw), expectedURL)
 		}
 	}
 	addr, err := netip.ParseAddrPort(rest)
@@ -68,6 +68,12 @@ func shown(raw string) string {
 
 // remote reports whether other machines reach the listener.
 func (a address) remote() bool { return a.via != viaUnix && !a.addr.Addr().IsLoopback() }
+
+// Permitted is the error that [Listen] would refuse raw with before it tries.
+func Permitted(raw string, o Options) error {
+	_, _, err := prepare(raw, o)
+	return err
+}
 
 // permitted refuses what must not be opened with these options.
 func (a address) permitted(o Options) error {

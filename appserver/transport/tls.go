@@ -111,9 +111,9 @@ func (c *Certificates) Run(ctx context.Context) error {
 	}
 }
 
-// config is what a listener's handshakes need. TLS 1.3 is what both ends take
+// Config is what a listener's handshakes need. TLS 1.3 is what both ends take
 // when they can; HTTP/2 is not offered, because it has no upgrade.
-func (c *Certificates) config() *tls.Config {
+func (c *Certificates) Config() *tls.Config {
 	t := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
 	if c.acme != nil {
 		t.NextProtos = append(t.NextProtos, acme.ALPNProto)
@@ -229,6 +229,9 @@ func (c *Certificates) readLocked(accept func(*x509.Certificate) error) error {
 	return nil
 }
 
+// ReadPrivate reads a file with a secret, which others must not be able to read.
+func ReadPrivate(path string) ([]byte, error) { return readPrivate(path, true) }
+
 // readPrivate reads a file of a bounded size. One with a secret must not be
 // readable by others: its group neither, unless it is root's to hand out.
 func readPrivate(path string, secret bool) ([]byte, error) {
@@ -251,7 +254,7 @@ func readPrivate(path string, secret bool) ([]byte, error) {
 		}
 		if info.Mode().Perm()&loose != 0 {
 			return nil, &config.Problem{
-				Err:   fmt.Errorf("%s: others can read this key (mode %#o)", path, info.Mode().Perm()),
+				Err:   fmt.Errorf("%s: others can read this secret (mode %#o)", path, info.Mode().Perm()),
 				Hints: []string{"run `chmod 600 " + path + "`"}, Exit: config.ExitConfig,
 			}
 		}
