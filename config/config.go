@@ -134,13 +134,6 @@ type SSH struct {
 	AuthorizedKeys string `toml:"authorized_keys"`
 }
 
-// AppServer lists further listeners, unix://PATH or ws://IP:PORT. The daemon's
-// own socket is always there.
-type AppServer struct {
-	Listen []string      `toml:"listen"`
-	Auth   AppServerAuth `toml:"auth"`
-}
-
 // Default is the configuration of an absent file. Paths supplies file names.
 func Default(p Paths) Config {
 	share := true
@@ -197,7 +190,7 @@ func Parse(raw []byte, p Paths) (Config, error) {
 	for _, f := range []*string{&c.Project, &c.SSH.HostKey, &c.SSH.AuthorizedKeys, &c.Engine.Codex.Home} {
 		*f = expand(*f, p.Config)
 	}
-	c.AppServer.Auth.expandPaths(p.Config)
+	c.AppServer.expandPaths(p.Config)
 	if c.SSHConfig != "none" {
 		c.SSHConfig = expand(c.SSHConfig, p.Config)
 	}
@@ -289,12 +282,7 @@ func (c Config) Validate() error {
 			bad("ssh.listen", "%q is neither ADDR:PORT nor \"off\"", c.SSH.Listen)
 		}
 	}
-	for i, l := range c.AppServer.Listen {
-		if !strings.HasPrefix(l, "ws://") && !strings.HasPrefix(l, "unix://") {
-			bad(fmt.Sprintf("app_server.listen[%d]", i), "%q is neither ws://IP:PORT nor unix://PATH", l)
-		}
-	}
-	c.AppServer.Auth.validate(bad)
+	c.AppServer.validate(bad)
 	for _, name := range slices.Sorted(maps.Keys(c.Hosts)) {
 		h, key := c.Hosts[name], "hosts."+quoteKey(name)
 		if name == "" || strings.ContainsAny(name, "*?!") {

@@ -76,6 +76,9 @@ func (p Paths) HostKey() string { return filepath.Join(p.State, "host_ed25519") 
 // Database holds approvals and what each person left open.
 func (p Paths) Database() string { return filepath.Join(p.State, "towline.db") }
 
+// ACME is where certificates of an authority are kept.
+func (p Paths) ACME() string { return filepath.Join(p.State, "acme") }
+
 // Threads holds the native engine's histories.
 func (p Paths) Threads() string { return filepath.Join(p.State, "threads") }
 
