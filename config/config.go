@@ -44,6 +44,7 @@ type Config struct {
 	SSH       SSH       `toml:"ssh"`
 	AppServer AppServer `toml:"app_server"`
 	Gate      Gate      `toml:"gate"`
+	Audit     Audit     `toml:"audit"`
 	// SSHConfig is read instead of ~/.ssh/config when connecting to hosts, as
 	// `ssh -F` does; "none" reads nothing.
 	SSHConfig string `toml:"ssh_config"`
@@ -146,8 +147,9 @@ func Default(p Paths) Config {
 				ApprovalPolicy: "on-request", SandboxMode: "workspace-write",
 			},
 		},
-		SSH:  SSH{Listen: ":2222", HostKey: p.HostKey(), AuthorizedKeys: p.AuthorizedKeys()},
-		Gate: Gate{Rate: defaultRates()},
+		SSH:       SSH{Listen: ":2222", HostKey: p.HostKey(), AuthorizedKeys: p.AuthorizedKeys()},
+		AppServer: AppServer{TLS: AppServerTLS{ACMECache: p.ACME()}},
+		Gate:      Gate{Rate: defaultRates()},
 	}
 }
 
@@ -259,6 +261,7 @@ func (c Config) Validate() error {
 	}
 	c.Auth.validate(bad)
 	c.Gate.validate(bad)
+	c.Audit.validate(bad)
 	n := c.Engine.Native
 	oneOf("engine.native.approval_policy", n.ApprovalPolicy, "untrusted", "on-request", "never")
 	oneOf("engine.native.sandbox_mode", n.SandboxMode, "read-only", "workspace-write", "danger-full-access")
