@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"towline/appserver/access"
@@ -87,6 +88,9 @@ func (l Limits) withDefaults() Limits {
 type Config struct {
 	// Listen is a TCP address; port 0 picks one, see Server.Addr.
 	Listen string
+	// Socket, where not nil, listens on it already: a daemon before this one handed
+	// it over. It is closed.
+	Socket *os.File
 	// HostKeyFile holds the ed25519 host key. It is made when absent.
 	HostKeyFile string
 	// AuthorizedKeysFile says who may log in and as what, see package auth. It may

@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -65,6 +66,7 @@ type Server struct {
 	host     gossh.PublicKey
 	startups *startups
 	turned   turnedAway
+	valve    valve // see handover.go
 	refusals quota // of lines about logins refused
 
 	forwards places // connections to a login's port
@@ -104,10 +106,13 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 	if s.wish, err = s.library(pem); err != nil {
 		return nil, fmt.Errorf("set up ssh: %w", err)
 	}
-	// The kernel notices dead peers too, before login and without a session.
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{
-		Enable: true, Idle: cfg.Limits.KeepAlive, Interval: cfg.Limits.KeepAlive, Count: cfg.Limits.KeepAliveMissed,
-	}}
+	if cfg.Socket != nil {
+		if s.ln, err = adopt(cfg.Socket, cfg.Listen); err != nil {
+			return nil, &config.Problem{Err: err, Exit: config.ExitFailure}
+		}
+		return s, nil
+	}
+	lc := net.ListenConfig{KeepAliveConfig: s.keepAlive()}
 	if s.ln, err = lc.Listen(ctx, "tcp", cfg.Listen); err != nil {
 		return nil, &config.Problem{
 			Err: err, Exit: config.ExitFailure,
@@ -115,6 +120,13 @@ func Listen(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// keepAlive has the kernel notice dead peers too, before login and without a
+// session.
+func (s *Server) keepAlive() net.KeepAliveConfig {
+	l := s.cfg.Limits
+	return net.KeepAliveConfig{Enable: true, Idle: l.KeepAlive, Interval: l.KeepAlive, Count: l.KeepAliveMissed}
 }
 
 // library sets up Wish. All of its defaults that admit somebody are replaced.
@@ -142,21 +154,32 @@ func (s *Server) Addr() string { return s.ln.Addr().String() }
 // Fingerprint is the host key's, as ssh prints it: "SHA256:…".
 func (s *Server) Fingerprint() string { return gossh.FingerprintSHA256(s.host) }
 
-// Serve accepts until ctx ends, then tells every session, gives them
+// Serve accepts until ctx ends, or Release; then it waits until those who are
+// connected have left. When ctx ends it tells every session, gives them
 // Limits.Drain to finish, closes what is left and waits for all of it. It
 // returns nil when ctx ended it, and may be called once.
 func (s *Server) Serve(ctx context.Context) error {
-	var wg sync.WaitGroup
+	var wg, guests sync.WaitGroup
 	inner, cancel := context.WithCancel(ctx)
 	defer context.AfterFunc(inner, func() { _ = s.ln.Close() })()
 	wg.Go(func() { s.recheck(inner) })
-	err := s.accept(inner, &wg)
+	err := s.accept(inner, &guests)
+	if _, released, _ := s.valve.state(); released {
+		_ = s.ln.Close()
+		left := make(chan struct{})
+		go func() { guests.Wait(); close(left) }() // ends below at the latest
+		select {
+		case <-left:
+		case <-ctx.Done():
+		}
+	}
 	cancel()
 	_ = s.ln.Close() // accept may have ended by itself
 	for _, c := range s.open() {
 		wg.Go(func() { c.wind(ErrStopping, s.cfg.Limits.Drain) })
 	}
 	wg.Wait()
+	guests.Wait()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -172,6 +195,11 @@ func (s *Server) accept(ctx context.Context, wg *sync.WaitGroup) error {
 			if ctx.Err() != nil {
 				return nil
 			}
+			if was, over := s.held(ctx); over {
+				return nil
+			} else if was || errors.Is(err, os.ErrDeadlineExceeded) {
+				continue
+			}
 			if errors.Is(err, net.ErrClosed) {
 				return err
 			}
@@ -185,6 +213,9 @@ func (s *Server) accept(ctx context.Context, wg *sync.WaitGroup) error {
 			continue
 		}
 		delay = 5 * time.Millisecond
+		if t, ok := nc.(*net.TCPConn); ok && s.cfg.Socket != nil {
+			_ = t.SetKeepAliveConfig(s.keepAlive()) // the kernel's own way is a poor one, and no reason to refuse
+		}
 		p, err := s.startups.enter(nc.RemoteAddr())
 		if err != nil {
 			s.turnAway(nc, err)
