@@ -26,6 +26,16 @@ func (p Paths) holderFile() string { return filepath.Join(p.State, "daemon.lock"
 // Hold makes this process the one daemon of the home until release is called or
 // it ends in whatever way. When there is another, its Holder comes with an error.
 func (p Paths) Hold() (release func(), other Holder, err error) {
+	f, other, err := p.HoldFile()
+	if err != nil {
+		return nil, other, err
+	}
+	return func() { _ = f.Close() }, Holder{}, nil // the lock goes with it
+}
+
+// HoldFile is Hold with the file whose open descriptor is the lock, so that it can
+// be given to a successor, see [Paths.Inherit].
+func (p Paths) HoldFile() (lock *os.File, other Holder, err error) {
 	f, err := os.OpenFile(p.holderFile(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, Holder{}, err
@@ -36,7 +46,7 @@ func (p Paths) Hold() (release func(), other Holder, err error) {
 		held, err = tryLock(f)
 	}
 	if errors.Is(err, errors.ErrUnsupported) { // a network disk; the socket still keeps a second one away
-		return func() { _ = f.Close() }, Holder{}, nil
+		return f, Holder{}, nil
 	}
 	if err != nil || held {
 		other = readHolder(f)
@@ -46,18 +56,24 @@ func (p Paths) Hold() (release func(), other Holder, err error) {
 		}
 		return nil, other, err
 	}
-	b, err := json.Marshal(Holder{PID: os.Getpid(), Socket: p.Socket()})
-	if err == nil {
-		err = f.Truncate(0)
-	}
-	if err == nil {
-		_, err = f.WriteAt(append(b, '\n'), 0)
-	}
-	if err != nil {
+	if err := p.Inherit(f); err != nil {
 		_ = f.Close()
 		return nil, Holder{}, err
 	}
-	return func() { _ = f.Close() }, Holder{}, nil // the lock goes with it
+	return f, Holder{}, nil
+}
+
+// Inherit says that this process is the daemon of the home now. The lock is one
+// that HoldFile gave, to this process or to the one that handed it over.
+func (p Paths) Inherit(lock *os.File) error {
+	b, err := json.Marshal(Holder{PID: os.Getpid(), Socket: p.Socket()})
+	if err == nil {
+		err = lock.Truncate(0)
+	}
+	if err == nil {
+		_, err = lock.WriteAt(append(b, '\n'), 0)
+	}
+	return err
 }
 
 // Holder is the daemon that has the home now, if one does.
