@@ -22,6 +22,7 @@ import (
 	"towline/appserver/access"
 	"towline/appserver/access/bearer"
 	"towline/appserver/access/token"
+	"towline/appserver/audit"
 	"towline/appserver/gate"
 	"towline/appserver/metrics"
 	"towline/appserver/protocol"
@@ -46,6 +47,9 @@ type Config struct {
 	Version string
 	// DisableUnsandboxed refuses what runs outside the agent's sandbox.
 	DisableUnsandboxed bool
+	// Remote is the switch of remote control; nil leaves it as Listeners.RemoteOff
+	// says.
+	Remote *RemoteControl
 	// Rate bounds what principals may ask for.
 	Rate config.Rates
 	// Describe adds to a status what only the caller knows (the SSH door). It is
@@ -59,7 +63,9 @@ type Config struct {
 	MayRelay func() error
 	// Egress, when not nil, is asked about clients that lend this host their network.
 	Egress transport.EgressFunc
-	Log    *slog.Logger
+	// Audit says how the log of who did what is kept.
+	Audit config.Audit
+	Log   *slog.Logger
 }
 
 // Server is a daemon whose listeners are open.
@@ -67,7 +73,7 @@ type Server struct {
 	cfg      Config
 	gate     *gate.Gate
 	store    *store.Store
-	audit    *gate.Audit
+	audit    *audit.Log
 	tokens   *token.Manager
 	auth     *bearer.Authenticator
 	doors    doors
@@ -98,7 +104,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if s.store, err = store.Open(ctx, cfg.Paths.Database()); err != nil {
 		return nil, &config.Problem{Stage: "state", Err: err, Exit: config.ExitConfig}
 	}
-	if s.audit, err = gate.OpenAudit(cfg.Paths.Audit(), cfg.Log); err != nil {
+	if s.audit, err = audit.Open(cfg.Paths.Audit(), cfg.auditOptions()); err != nil {
 		return nil, &config.Problem{
 			Stage: "audit", Err: err, Exit: config.ExitConfig,
 			Hints: []string{"run `towline audit verify` to see where the chain breaks"},
@@ -108,7 +114,7 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	s.gate = gate.New(gate.Config{
-		Extensions: s.tokenMethods(),
+		Extensions: s.remoteMethods(s.tokenMethods()),
 		HostLogin:  cfg.HostLogin, MayLogIn: cfg.MayLogIn, MayRelay: cfg.MayRelay,
 		Engine: cfg.Engine, Store: s.store, Audit: s.audit, Log: cfg.Log,
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
@@ -118,6 +124,14 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// auditOptions is how the log is kept, as the owner of the machine mandates where
+// they do.
+func (c Config) auditOptions() audit.Options {
+	return audit.Options{
+		MaxSize: c.Audit.MaxBytes(), Keep: c.Audit.KeepFiles, Refuse: c.Audit.OnFailure == config.AuditRefuse, Log: c.Log,
+	}
 }
 
 func (c Config) hold() (release func(), err error) {
@@ -303,6 +317,7 @@ func (s *Server) Status() protocol.HostStatus {
 
 // Close releases what Open opened. Run must have returned, or never begun.
 func (s *Server) Close() error {
+	s.cfg.Remote.wait()
 	var errs []error
 	errs = append(errs, s.doors.close())
 	if s.telling != nil {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"towline/appserver/audit"
 	"towline/appserver/engine/native"
 	nativemodel "towline/appserver/engine/native/model"
 	"towline/appserver/protocol"
@@ -223,7 +224,7 @@ func (p *person) turn(thread, text string) {
 
 func TestEngineThreeClientsFirstAnswerWins(t *testing.T) {
 	eachEngine(t, func(t *testing.T, e Engine, m *model) {
-		g, st, audit, stop := startGate(t, e, t.TempDir(), nil, true)
+		g, st, auditPath, stop := startGate(t, e, t.TempDir(), nil, true)
 		m.script = func(n int, say func(any)) {
 			if n == 0 {
 				say(execCommand("echo ran"))
@@ -283,8 +284,8 @@ func TestEngineThreeClientsFirstAnswerWins(t *testing.T) {
 			}
 		}
 		stop()
-		if n, err := VerifyAudit(audit); err != nil || n < 9 { // 3 attach, turn, opened, answered, 3 detach
-			t.Errorf("audit has %d entries, err %v", n, err)
+		if r, err := audit.Verify(auditPath); err != nil || r.Entries < 9 { // 3 attach, turn, opened, answered, 3 detach
+			t.Errorf("audit has %d entries, err %v", r.Entries, err)
 		}
 	})
 }

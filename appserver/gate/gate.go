@@ -64,6 +64,7 @@ import (
 	"time"
 
 	"towline/appserver/access"
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/config"
@@ -149,7 +150,7 @@ var _ Store = (*store.Store)(nil)
 type Config struct {
 	Engine Engine
 	Store  Store
-	Audit  *Audit // nil: nothing is audited
+	Audit  *audit.Log // nil: nothing is audited
 	Log    *slog.Logger
 
 	Host      string // the host's short name

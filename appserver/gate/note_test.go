@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/config/osfile"
 )
@@ -21,7 +22,7 @@ func TestAuditIsSharedByTurns(t *testing.T) {
 	for i := range 4 {
 		wg.Go(func() {
 			for n := range 5 {
-				a, err := OpenAudit(path, slog.New(slog.DiscardHandler))
+				a, err := audit.Open(path, audit.Options{})
 				if errors.Is(err, osfile.ErrLocked) {
 					continue // others were quicker each time
 				}
@@ -35,7 +36,7 @@ func TestAuditIsSharedByTurns(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n, err := VerifyAudit(path); err != nil || n < 5 {
+	if r, err := audit.Verify(path); err != nil || r.Entries < 5 {
 		t.Errorf("%d entries, %v", n, err)
 	}
 }
@@ -66,7 +67,7 @@ func TestCredentialNotes(t *testing.T) {
 		}
 	}
 	r.stop()
-	if _, err := VerifyAudit(r.audit); err != nil {
+	if _, err := audit.Verify(r.audit); err != nil {
 		t.Error(err)
 	}
 	raw, err := os.ReadFile(r.audit)

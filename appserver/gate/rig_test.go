@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"towline/appserver/access"
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/config/store"
@@ -48,8 +49,8 @@ func startGate(t testing.TB, e Engine, dir string, change func(*Config), run boo
 	if err != nil {
 		t.Fatal(err)
 	}
-	audit := filepath.Join(dir, "audit.jsonl")
-	a, err := OpenAudit(audit, slog.New(slog.DiscardHandler))
+	path := filepath.Join(dir, "audit.jsonl")
+	a, err := audit.Open(path, audit.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +78,7 @@ func startGate(t testing.TB, e Engine, dir string, change func(*Config), run boo
 		})
 	}
 	t.Cleanup(stop)
-	return g, s, audit, stop
+	return g, s, path, stop
 }
 
 // person is one client of the gate under test. Everything it is sent is kept in
@@ -121,13 +122,18 @@ func attach(t testing.TB, g *Gate, name string, role protocol.Role, ext bool) *p
 func dial(t testing.TB, g *Gate, name string, role protocol.Role) *person {
 	t.Helper()
 	a, b := rpc.Pipe(64)
-	p := &person{t: t, s: a, served: make(chan error, 1)}
-	p.cond = sync.NewCond(&p.mu)
+	p := newPerson(t, a)
 	go func() {
 		p.served <- g.Serve(context.Background(), b, Client{Principal: principal(name, role), Via: "ssh", Remote: "test"})
 	}()
 	go p.read()
 	t.Cleanup(func() { p.leave() })
+	return p
+}
+
+func newPerson(t testing.TB, s rpc.Stream) *person {
+	p := &person{t: t, s: s, served: make(chan error, 1)}
+	p.cond = sync.NewCond(&p.mu)
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 )
@@ -460,7 +461,8 @@ func TestAuditOfAConnection(t *testing.T) {
 	}
 	_ = p.leave()
 	r.stop()
-	n, err := VerifyAudit(r.audit)
+	verified, err := audit.Verify(r.audit)
+	n := verified.Entries
 	if err != nil || n < maxDenials+2 {
 		t.Errorf("%d entries, err %v", n, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/config/store"
 )
@@ -209,7 +210,7 @@ func TestLongRefusalsAreAudited(t *testing.T) {
 			t.Errorf("the audit lacks %s", want)
 		}
 	}
-	if n, err := VerifyAudit(r.audit); err != nil || n < 8 {
+	if r, err := audit.Verify(r.audit); err != nil || r.Entries < 8 {
 		t.Errorf("%d entries, err %v", n, err)
 	}
 }

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"towline/appserver/gate"
+	"towline/appserver/audit"
 	"towline/config"
 )
 
@@ -21,11 +21,11 @@ func newAudit() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			n, err := gate.VerifyAudit(paths.Audit())
+			r, err := audit.Verify(paths.Audit())
 			if err != nil {
 				return &config.Problem{Stage: "audit", Err: err}
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, the chain is whole\n", paths.Audit(), n)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %d entries, the chain is whole\n", paths.Audit(), r.Entries)
 			return err
 		},
 	})

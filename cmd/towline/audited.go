@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"towline/appserver/access"
-	"towline/appserver/gate"
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/transport"
@@ -26,7 +26,7 @@ func recordHere(ctx context.Context, paths config.Paths, event string, facts []s
 	if tellDaemon(ctx, paths, event, facts) == nil {
 		return nil
 	}
-	a, err := gate.OpenAudit(paths.Audit(), slog.New(slog.DiscardHandler))
+	a, err := audit.Open(paths.Audit(), audit.Options{})
 	if errors.Is(err, osfile.ErrLocked) { // one has just started
 		return tellDaemon(ctx, paths, event, facts)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -24,8 +25,8 @@ import (
 
 // serveOptions are the flags of serve; a set one wins over config.toml.
 type serveOptions struct {
+	listenFlags
 	engine, sshListen, project string
-	listen                     []string
 	json                       bool
 	verbose                    bool
 	stopWithStdin              bool
@@ -57,13 +58,16 @@ func newServe() *cobra.Command {
 				// interrupted, and the process ends with it.
 				go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
 			}
+			if slices.Contains(o.listen, stdioURL) {
+				return usageError("standard input and output are for `towline app-server`")
+			}
 			return serve(ctx, o, paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	f := c.Flags()
 	f.StringVar(&o.engine, "engine", "", "what does the work: auto, codex or native")
 	f.StringVar(&o.sshListen, "ssh-listen", "", "`ADDR:PORT` of the SSH door, or off (port 0 picks one)")
-	f.StringArrayVar(&o.listen, "listen", nil, "also listen on `URL`: ws://IP:PORT or unix://PATH (repeatable)")
+	o.flags(c, nil, "ws://IP:PORT, wss://IP:PORT or unix://PATH; off is none, whatever config.toml says")
 	f.StringVar(&o.project, "project", "", "`DIR` new threads work in (default: here)")
 	f.BoolVar(&o.json, "json", false, "print the ready line as one JSON object")
 	f.BoolVar(&o.verbose, "verbose", false, "log what happens in detail")
@@ -86,6 +90,7 @@ type ready struct {
 	HostKey string   `json:"host_key"`
 	Engine  string   `json:"engine"`
 	Home    string   `json:"home"`
+	Metrics string   `json:"metrics,omitempty"`
 }
 
 func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, out, errOut io.Writer) error {
@@ -112,7 +117,15 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if o.project != "" {
 		cfg.Project = o.project
 	}
-	cfg.AppServer.Listen = append(cfg.AppServer.Listen, o.listen...)
+	urls, _, off, err := o.addresses("unix://" + paths.Socket())
+	if err != nil {
+		return nil, err
+	}
+	if off {
+		cfg.AppServer.Listen = nil
+	}
+	cfg.AppServer = o.over(cfg.AppServer)
+	cfg.AppServer.Listen = append(cfg.AppServer.Listen, urls...)
 	if err := cfg.Validate(); err != nil {
 		return nil, &config.Problem{Stage: "serve", Err: err, Hints: []string{"see `towline serve --help`"}, Exit: config.ExitUsage}
 	}
@@ -135,6 +148,10 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	self, err := selfPath()
 	if err != nil {
 		return nil, &config.Problem{Stage: "engine", Err: fmt.Errorf("find this program, which is its own sandbox helper: %w", err)}
+	}
+	listeners, metrics, err := o.listeners(cfg.AppServer, log)
+	if err != nil {
+		return nil, err
 	}
 	network := newLentNetwork(os.Getenv, log)
 	var server atomic.Pointer[appserver.Server] // there before anything is asked of an engine
@@ -162,8 +179,8 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	}
 	h = &host{log: log, login: login, network: network, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
 	h.server, err = appserver.Open(ctx, appserver.Config{
-		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Host: h.name, Project: project,
-		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Rate: cfg.Gate.Rate, Describe: h.describe, HostLogin: login.stored,
+		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Listeners: listeners, Metrics: metrics, Host: h.name, Project: project,
+		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Rate: cfg.Gate.Rate, Audit: cfg.Audit, Describe: h.describe, HostLogin: login.stored,
 		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
 		MayRelay: mayRelay,
 		Egress:   h.egress, Log: log,
@@ -244,7 +261,7 @@ func announce(out io.Writer, asJSON bool, h *host) error {
 	e := h.engine
 	if asJSON {
 		return json.NewEncoder(out).Encode(ready{
-			Ready: true, SSH: h.sshAddr(), Listen: h.server.Addresses(), HostKey: h.fingerprint(), Engine: e.Kind, Home: h.paths.Home(),
+			Ready: true, SSH: h.sshAddr(), Listen: h.server.Addresses(), HostKey: h.fingerprint(), Engine: e.Kind, Home: h.paths.Home(), Metrics: h.server.MetricsURL(),
 		})
 	}
 	var b strings.Builder
@@ -258,6 +275,9 @@ func announce(out io.Writer, asJSON bool, h *host) error {
 	}
 	for _, l := range h.server.Addresses() {
 		fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
+	}
+	if url := h.server.MetricsURL(); url != "" {
+		fmt.Fprintf(&b, "  metrics    %s\n", url)
 	}
 	fmt.Fprintf(&b, "  here       towline attach\n")
 	if h.door != nil && !hasKeys(h.ssh.AuthorizedKeys) {

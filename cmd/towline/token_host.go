@@ -14,7 +14,7 @@ import (
 
 	"towline/appserver/access"
 	"towline/appserver/access/token"
-	"towline/appserver/gate"
+	"towline/appserver/audit"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 	"towline/appserver/transport"
@@ -115,7 +115,7 @@ func tokensHere(ctx context.Context, paths config.Paths, method string, params, 
 	c := token.Config{Store: st, Policy: func() (managed.Policy, error) { return managed.Load(managed.Options{}) }}
 	if !reads {
 		// What cannot be recorded is not done.
-		a, err := gate.OpenAudit(paths.Audit(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+		a, err := audit.Open(paths.Audit(), audit.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 		if err != nil {
 			return false, &config.Problem{
 				Stage: "audit", Err: err, Exit: config.ExitConfig,

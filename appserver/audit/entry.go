@@ -1,0 +1,134 @@
+package audit
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"towline/appserver/access"
+)
+
+const (
+	hashMember = `,"hash":"`
+	hashTail   = len(hashMember) + sha256.Size*2 + len(`"}`)
+	maxRow     = 1 << 20 // a line longer than this is not ours
+	// maxText bounds one fact: nobody may keep an entry out of the file by
+	// making it too long for a line.
+	maxText = 4 << 10
+)
+
+// reserved are the members of an entry that are the log's own.
+var reserved = map[string]bool{"seq": true, "at": true, "event": true, "who": true, "prev": true, "hash": true}
+
+// entry is what happened, before it has a place in the chain.
+type entry struct {
+	at    time.Time
+	event string
+	who   access.Principal
+	facts []slog.Attr
+}
+
+// line is the entry as the file has it, with its newline.
+func (e entry) line(seq int64, prev string) ([]byte, error) {
+	var line bytes.Buffer
+	member := func(key string, v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", key, err)
+		}
+		sep := byte(',')
+		if line.Len() == 0 {
+			sep = '{'
+		}
+		line.WriteByte(sep)
+		k, _ := json.Marshal(key) // a string always marshals
+		line.Write(k)
+		line.WriteByte(':')
+		line.Write(b)
+		return nil
+	}
+	err := errors.Join(
+		member("seq", seq),
+		member("at", e.at.UTC().Format(time.RFC3339Nano)),
+		member("event", e.event),
+	)
+	if p := e.who; p.Kind != "" {
+		who := map[string]string{"kind": string(p.Kind), "id": p.ID, "name": clip(p.Name), "role": p.Role.String()}
+		if p.Scope != nil {
+			who["scope"] = clip(p.Scope.String())
+		}
+		err = errors.Join(err, member("who", who))
+	}
+	for _, at := range e.facts {
+		key := at.Key
+		if reserved[strings.ToLower(key)] {
+			key = "_" + key // readers of JSON differ about the case of names
+		}
+		err = errors.Join(err, member(key, fact(at.Value)))
+	}
+	if err = errors.Join(err, member("prev", prev)); err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(line.Bytes())
+	line.WriteString(hashMember + hex.EncodeToString(sum[:]) + "\"}\n")
+	if line.Len() > maxRow {
+		return nil, fmt.Errorf("entry of %d bytes is too long", line.Len())
+	}
+	return line.Bytes(), nil
+}
+
+// fact is a value as JSON takes it.
+func fact(v slog.Value) any {
+	v = v.Resolve()
+	switch v.Kind() {
+	case slog.KindString:
+		return clip(v.String())
+	case slog.KindDuration:
+		return v.Duration().String()
+	case slog.KindAny:
+		if e, ok := v.Any().(error); ok {
+			return clip(e.Error())
+		}
+	}
+	return v.Any()
+}
+
+func clip(s string) string {
+	if len(s) <= maxText {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxText], "") + "…"
+}
+
+// row is what the chain needs of a line.
+type row struct {
+	Seq    int64  `json:"seq"`
+	Event  string `json:"event"`
+	SHA256 string `json:"sha256"`
+	Prev   string `json:"prev"`
+	Hash   string `json:"hash"`
+	// Of eventPruned and eventCut.
+	Through  int64  `json:"through"`
+	PrunedTo string `json:"throughHash"`
+	Last     int64  `json:"last"`
+	Was      int64  `json:"was"`
+	// Of eventLate.
+	Lost int `json:"lost"`
+}
+
+// checkRow reads a line and recomputes its hash.
+func checkRow(line []byte) (r row, hash string, ok bool) {
+	cut := len(line) - hashTail
+	if cut <= 0 || !bytes.HasPrefix(line[cut:], []byte(hashMember)) || !json.Valid(line) || json.Unmarshal(line, &r) != nil {
+		return r, "", false
+	}
+	hash = string(line[cut+len(hashMember) : len(line)-len(`"}`)])
+	sum := sha256.Sum256(line[:cut])
+	return r, hash, hash == hex.EncodeToString(sum[:])
+}
