@@ -138,5 +138,5 @@ func hostname(h string) bool {
 	if name, _, err := net.SplitHostPort(h); err == nil {
 		host = name
 	}
-	return host != "" && len(h) < 256 && !strings.ContainsAny(host, "/@?# *") && config.OneLine(h) == h
+	return host != "" && len(h) < 256 && !strings.ContainsAny(h, "/@?# *") && config.OneLine(h) == h
 }
