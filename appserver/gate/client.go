@@ -111,8 +111,8 @@ func (c *client) putSoon(msg []byte) {
 
 // feed gives a follower an event from the live state; thread.mu is held. The
 // bytes are another stream's, whose reader may own them, hence the copy.
-func (c *client) feed(method string, msg []byte) {
-	if !c.optOut[method] {
+func (c *client) feed(t *thread, method string, msg []byte) {
+	if !c.optOut[method] && c.sees(t.id) {
 		c.put(append(make([]byte, 0, len(msg)), msg...))
 	}
 }

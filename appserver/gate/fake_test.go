@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -43,7 +45,8 @@ type fakeEngine struct {
 	refuse  error // of Connect
 	// The account, as Codex has it: how it is authorised, and with which token.
 	auth, token string
-	accountless bool // the provider takes no account
+	accountless bool           // the provider takes no account
+	conf        map[string]any // of config/read
 	wg          sync.WaitGroup
 }
 
@@ -55,6 +58,8 @@ type fakeThread struct {
 	items     []json.RawMessage // completed
 	ephemeral bool
 	fresh     bool // no turn on disk yet: cannot be resumed
+	// Where and how it works; told only when there is a folder.
+	cwd, sandbox, approval, parent string
 }
 
 type fakeRequest struct {
@@ -220,11 +225,15 @@ func (e *fakeEngine) handle(c *fakeConn, env protocol.Envelope, msg []byte) {
 	}
 	t := e.threads[protocol.StringField(env.Params, "threadId")]
 	opened := func(t *fakeThread, turns bool) map[string]any {
-		th := map[string]any{"id": t.id, "status": t.statusValue(), "ephemeral": t.ephemeral, "turns": []any{}}
+		th := t.view()
 		if turns && t.turn != "" {
 			th["turns"] = []any{map[string]any{"id": t.turn, "status": "inProgress", "items": append([]json.RawMessage{}, t.items...)}}
 		}
-		return map[string]any{"thread": th}
+		out := map[string]any{"thread": th}
+		if t.cwd != "" {
+			out["cwd"], out["approvalPolicy"], out["sandbox"] = t.cwd, t.approval, map[string]string{"type": t.sandbox}
+		}
+		return out
 	}
 	switch env.Method {
 	case "initialize":
@@ -234,6 +243,12 @@ func (e *fakeEngine) handle(c *fakeConn, env protocol.Envelope, msg []byte) {
 		t = &fakeThread{
 			id: fmt.Sprintf("00000000-0000-4000-8000-%012d", len(e.threads)+1), subs: map[*fakeConn]bool{c: true}, status: "idle",
 			ephemeral: string(protocol.Field(env.Params, "ephemeral")) == "true", fresh: true,
+			cwd: protocol.StringField(env.Params, "cwd"), sandbox: protocol.PolicyWorkspaceWrite, approval: protocol.ApproveOnRequest,
+		}
+		if s, ok := map[string]string{
+			protocol.SandboxReadOnly: protocol.PolicyReadOnly, protocol.SandboxFullAccess: protocol.PolicyFullAccess,
+		}[protocol.StringField(env.Params, "sandbox")]; ok {
+			t.sandbox = s
 		}
 		e.threads[t.id] = t
 		reply(opened(t, false))
@@ -257,11 +272,21 @@ func (e *fakeEngine) handle(c *fakeConn, env protocol.Envelope, msg []byte) {
 		}
 		reply(map[string]string{"status": "unsubscribed"})
 	case "thread/loaded/list":
-		ids := []string{}
-		for id := range e.threads {
-			ids = append(ids, id)
+		ids, next := e.pageLocked(env.Params)
+		reply(map[string]any{"data": ids, "nextCursor": next})
+	case "thread/list", "thread/search":
+		ids, next := e.pageLocked(env.Params)
+		rows, states := []any{}, map[string]any{}
+		for _, id := range ids {
+			row := any(e.threads[id].view())
+			if env.Method == "thread/search" {
+				row = map[string]any{"snippet": "the word in " + id, "thread": row}
+			}
+			rows, states[id] = append(rows, row), map[string]any{"revision": 1}
 		}
-		reply(map[string]any{"data": ids})
+		reply(map[string]any{"data": rows, "readStates": states, "nextCursor": next, "backwardsCursor": "back|" + fmt.Sprint(ids)})
+	case "config/read":
+		reply(map[string]any{"config": e.conf, "origins": map[string]any{}})
 	case "thread/read":
 		if t == nil {
 			fail("thread not found")
@@ -291,6 +316,35 @@ func (e *fakeEngine) handle(c *fakeConn, env protocol.Envelope, msg []byte) {
 	default:
 		reply(nil)
 	}
+}
+
+// pageLocked is a page of threads' ids, oldest first.
+func (e *fakeEngine) pageLocked(params json.RawMessage) (ids []string, next *string) {
+	limit := 25
+	_ = json.Unmarshal(protocol.Field(params, "limit"), &limit)
+	after := protocol.StringField(params, "cursor")
+	ids = []string{}
+	for _, id := range slices.Sorted(maps.Keys(e.threads)) {
+		if id <= after {
+			continue
+		}
+		if len(ids) == limit {
+			return ids, &ids[limit-1]
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func (t *fakeThread) view() map[string]any {
+	th := map[string]any{"id": t.id, "status": t.statusValue(), "ephemeral": t.ephemeral, "turns": []any{}}
+	if t.cwd != "" {
+		th["cwd"] = t.cwd
+	}
+	if t.parent != "" {
+		th["parentThreadId"] = t.parent
+	}
+	return th
 }
 
 func (t *fakeThread) statusValue() any {

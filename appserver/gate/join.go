@@ -166,6 +166,9 @@ func (c *client) finishJoinLocked(j *join) {
 		return
 	}
 	defer c.endJoinLocked(j)
+	if !c.sees(j.t.id) {
+		return // it has left the client's reach meanwhile
+	}
 	started, ran := make(map[string]bool), make(map[string]bool)
 	var key []byte
 	for i := range c.held {

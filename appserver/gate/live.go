@@ -211,7 +211,7 @@ func (t *thread) event(it *item, ev *event, n int64) {
 	it.counts.add(ev.Method)
 	it.append(ev)
 	for c := range it.followers {
-		c.feed(ev.Method, ev.msg)
+		c.feed(t, ev.Method, ev.msg)
 	}
 }
 

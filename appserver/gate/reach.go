@@ -440,8 +440,9 @@ func (c *client) ask(ctx context.Context, method string, params any) (json.RawMe
 	}
 }
 
-// sees is reaches for what the client is told: it never waits, and what is not
-// known is not told. The verdict holds until something changes.
+// sees is reaches for what the client is told: it waits for nobody, and what is
+// not known is not told. The verdict holds until something changes; only then
+// folders are looked at, under whatever lock the caller has.
 func (c *client) sees(id protocol.ThreadID) bool {
 	r := c.scope
 	if r == nil {

@@ -39,7 +39,7 @@ func (c *client) scopeAllows(method string) *protocol.Error {
 		return c.outOfScope(clip(method, 100), needsAll)
 	case c.scope.scope.Exec && !rule.Exec:
 		return c.outOfScope(method, "a scope that is not exec: threads:ID or project:DIR")
-	case rule.Reach == protocol.ReachNew && !c.scope.scope.Exec && len(c.scope.projects) == 0:
+	case (rule.Reach == protocol.ReachNew || method == "thread/fork") && !c.scope.scope.Exec && len(c.scope.projects) == 0:
 		return c.outOfScope(method, "project:DIR, or exec")
 	}
 	return nil

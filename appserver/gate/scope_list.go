@@ -25,9 +25,9 @@ import (
 
 // Limits of one list.
 const (
-	// maxPages bounds the engine's pages read for one answer; the cursor after the
-	// last one is given out then, whatever follows.
-	maxPages = 64
+	// maxRows bounds what is read of the engine's for one answer; the cursor after
+	// the last one is given out then, whatever follows.
+	maxRows  = 5000
 	listTime = 20 * time.Second
 	// maxLists bounds a client's lists under way at once.
 	maxLists = 4
@@ -92,7 +92,7 @@ func (c *client) page(ctx context.Context, method string, params json.RawMessage
 	}
 	out := &listed{Data: []json.RawMessage{}}
 	found := false
-	for range maxPages {
+	for rows := 0; rows < maxRows; {
 		raw, err := c.ask(ctx, method, p)
 		if err != nil {
 			return nil, err
@@ -101,6 +101,7 @@ func (c *client) page(ctx context.Context, method string, params json.RawMessage
 		if err := json.Unmarshal(raw, &got); err != nil {
 			return nil, err
 		}
+		rows += max(len(got.Data), 1)
 		kept := c.keep(ctx, method, &got)
 		switch {
 		case len(kept.Data) == 0:

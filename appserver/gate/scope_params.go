@@ -225,7 +225,7 @@ func (w *wish) limits() (bounds, *protocol.Error) {
 		case at.sandbox != "":
 			w.most = &bounds{sandboxRank(at.sandbox), at.approval, "what the thread has"}
 			return *w.most, nil
-		case w.method != "thread/resume": // a thread that is not loaded begins with its own
+		case w.method != "thread/resume" && w.method != "thread/fork": // those may be of one that is not loaded
 			return bounds{}, w.c.outOfScope("to change settings of a thread that are not known", "a thread/resume before it")
 		}
 	}

@@ -73,6 +73,8 @@ var scoped = map[string]Scoped{
 	"thread/start": {Reach: ReachNew, Exec: true, Params: newThread},
 	"thread/resume": {Reach: ReachThread, Exec: true, Params: append(slices.Clone(newThread),
 		"threadId", "excludeTurns", "initialTurnsPage")},
+	"thread/fork": {Reach: ReachThread, Exec: true, Params: append(slices.Clone(newThread),
+		"threadId", "lastTurnId", "beforeTurnId", "excludeTurns")},
 	"thread/unsubscribe": thread(true),
 	"thread/read":        thread(true, "includeTurns"),
 	"thread/turns/list":  thread(true, "cursor", "limit", "sortDirection", "itemsView"),
