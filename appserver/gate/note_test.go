@@ -37,7 +37,7 @@ func TestAuditIsSharedByTurns(t *testing.T) {
 	}
 	wg.Wait()
 	if r, err := audit.Verify(path); err != nil || r.Entries < 5 {
-		t.Errorf("%d entries, %v", n, err)
+		t.Errorf("%d entries, %v", r.Entries, err)
 	}
 }
 

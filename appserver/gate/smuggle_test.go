@@ -211,7 +211,7 @@ func TestLongRefusalsAreAudited(t *testing.T) {
 		}
 	}
 	if r, err := audit.Verify(r.audit); err != nil || r.Entries < 8 {
-		t.Errorf("%d entries, err %v", n, err)
+		t.Errorf("%d entries, err %v", r.Entries, err)
 	}
 }
 
