@@ -9,8 +9,10 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 
 	"github.com/coder/websocket"
@@ -29,12 +31,44 @@ type WebSocketOptions struct {
 	Host   string      // the Host header; empty is "localhost"
 	Header http.Header // further headers
 	Resume bool        // offer ResumeProtocol
+	// Alive, when not zero, is how often the peer is asked for a sign of life while
+	// somebody reads and nothing is written. Two that stay away end the stream. A
+	// resumable stream looks after that itself.
+	Alive time.Duration
 }
 
 // HandshakeError is a server's answer that is no WebSocket.
 type HandshakeError struct {
 	Status int    // of HTTP
 	Text   string // what the server said: one line without control characters
+	// RetryAfter is when the server wants to be asked again, from now on and at most
+	// MaxRetryAfter; zero when it did not say.
+	RetryAfter time.Duration
+}
+
+// MaxRetryAfter is how long a server may make a client wait.
+const MaxRetryAfter = 15 * time.Minute
+
+// RetryAfter is when a server that refused wants to be asked again, zero when err
+// is something else.
+func RetryAfter(err error) time.Duration {
+	var no *HandshakeError
+	if errors.As(err, &no) {
+		return no.RetryAfter
+	}
+	return 0
+}
+
+// retryAfter reads the header of that name (RFC 9110 10.2.3).
+func retryAfter(h http.Header, now time.Time) time.Duration {
+	v := strings.TrimSpace(h.Get("Retry-After"))
+	if n, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return min(time.Duration(n)*time.Second, MaxRetryAfter)
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return min(max(at.Sub(now), 0), MaxRetryAfter)
+	}
+	return 0
 }
 
 // Error names the status and what was said.
@@ -59,8 +93,14 @@ func DialWebSocket(ctx context.Context, rw io.ReadWriteCloser, o WebSocketOption
 	if host == "" {
 		host = "localhost"
 	}
-	limit := &io.LimitedReader{R: rw, N: maxAnswer}
-	k := &knock{rw: &corked{r: bufio.NewReaderSize(limit, 4096), cork: NewCork(rw), c: rw}, limit: limit}
+	var beat *pulse
+	var in io.Reader = rw
+	if o.Alive > 0 {
+		beat = newPulse(rw)
+		in = beat
+	}
+	limit := &io.LimitedReader{R: in, N: maxAnswer}
+	k := &knock{rw: &corked{r: bufio.NewReaderSize(limit, 4096), cork: NewCork(rw), c: rw, beat: beat}, limit: limit}
 	d := &websocket.DialOptions{HTTPClient: &http.Client{
 		Transport:     k,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -81,7 +121,7 @@ func DialWebSocket(ctx context.Context, rw io.ReadWriteCloser, o WebSocketOption
 			return nil, context.Cause(ctx)
 		case resp != nil && resp.StatusCode != http.StatusSwitchingProtocols:
 			b, _ := io.ReadAll(resp.Body) // what the library kept, at most a kilobyte
-			return nil, &HandshakeError{Status: resp.StatusCode, Text: oneLine(string(b))}
+			return nil, &HandshakeError{Status: resp.StatusCode, Text: oneLine(string(b)), RetryAfter: retryAfter(resp.Header, time.Now())}
 		case k.err != nil:
 			return nil, k.err // without the library's wrapping
 		}
@@ -89,6 +129,9 @@ func DialWebSocket(ctx context.Context, rw io.ReadWriteCloser, o WebSocketOption
 	}
 	ws := newWebSocket(c, k.rw.cork, maxFrame)
 	ws.from, _ = rw.(Lingerer)
+	if beat != nil && !Resumes(ws) {
+		go beat.watch(c, o.Alive, func() { _ = rw.Close() }) // the reader learns it and ends the rest
+	}
 	return ws, nil
 }
 
@@ -100,8 +143,8 @@ type knock struct {
 	err   error
 }
 
-// errNoHTTP is an answer that is none.
-var errNoHTTP = errors.New("what answers there does not speak HTTP")
+// ErrNoHTTP is an answer that is none.
+var ErrNoHTTP = errors.New("what answers there does not speak HTTP")
 
 func (k *knock) RoundTrip(req *http.Request) (*http.Response, error) {
 	resp, err := k.talk(req)
@@ -116,7 +159,7 @@ func (k *knock) talk(req *http.Request) (*http.Response, error) {
 	const begin = "HTTP/"
 	b, err := k.rw.r.Peek(len(begin))
 	if !strings.HasPrefix(begin, string(b)) {
-		return nil, errNoHTTP
+		return nil, ErrNoHTTP
 	}
 	if err = cmp.Or(wrote, err); err != nil {
 		return nil, err
@@ -149,6 +192,7 @@ type corked struct {
 	r    *bufio.Reader
 	cork *Cork
 	c    io.Closer
+	beat *pulse // may be nil
 	once sync.Once
 	err  error
 }
@@ -157,7 +201,12 @@ func (c *corked) Read(p []byte) (int, error)  { return cutReader{c.r}.Read(p) }
 func (c *corked) Write(p []byte) (int, error) { return c.cork.Write(p) }
 
 func (c *corked) Close() error {
-	c.once.Do(func() { c.err = c.c.Close() })
+	c.once.Do(func() {
+		if c.beat != nil {
+			c.beat.stop()
+		}
+		c.err = c.c.Close()
+	})
 	return c.err
 }
 

@@ -27,8 +27,8 @@ func TestHandshakesThatFailSayHow(t *testing.T) {
 			var h *HandshakeError
 			return errors.As(err, &h) && h.Status == 500 && len(h.Text) <= 1024
 		}},
-		"a banner":          {"Welcome to this machine!\r\n", func(err error) bool { return errors.Is(err, errNoHTTP) }},
-		"a shell":           {"bash: towline: command not found\n", func(err error) bool { return errors.Is(err, errNoHTTP) }},
+		"a banner":          {"Welcome to this machine!\r\n", func(err error) bool { return errors.Is(err, ErrNoHTTP) }},
+		"a shell":           {"bash: towline: command not found\n", func(err error) bool { return errors.Is(err, ErrNoHTTP) }},
 		"end of stream":     {"", func(err error) bool { return errors.Is(err, io.EOF) }},
 		"half an answer":    {"HTT", func(err error) bool { return errors.Is(err, io.EOF) }},
 		"an endless header": {"HTTP/1.1 101 Switching Protocols\r\n" + strings.Repeat("X-Y: zzzzzzzzzzzzzzzzzzzzzzzzzzzz\r\n", 10000), func(err error) bool { return err != nil }},
@@ -110,7 +110,7 @@ func (deafBanner) Close() error              { return nil }
 
 func TestWhatSpokeAndLeftIsHeard(t *testing.T) {
 	_, err := DialWebSocket(t.Context(), deafBanner{strings.NewReader("hello, I am a program\n")}, WebSocketOptions{})
-	if !errors.Is(err, errNoHTTP) {
+	if !errors.Is(err, ErrNoHTTP) {
 		t.Errorf("it said something before it left: %v", err)
 	}
 	if _, err = DialWebSocket(t.Context(), deafBanner{strings.NewReader("")}, WebSocketOptions{}); !errors.Is(err, io.ErrClosedPipe) {

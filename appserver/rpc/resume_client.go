@@ -258,7 +258,7 @@ func (r *Resumable) run(ctx context.Context) {
 		case attempt == 0:
 			delay = backoff(hasty-1, hastyDelay, maxHasty)
 		default:
-			delay = backoff(attempt, firstDelay, maxDelay)
+			delay = max(backoff(attempt, firstDelay, maxDelay), RetryAfter(err))
 		}
 		r.set(LinkState{Attempt: attempt, Err: why, NextTry: time.Now().Add(delay)})
 		t := time.NewTimer(delay)

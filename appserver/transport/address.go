@@ -2,11 +2,9 @@ package transport
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"strings"
 
 	"towline/config"
@@ -25,40 +23,6 @@ type address struct {
 	path string         // unix: absolute
 	host string         // ws: as written, for dialing
 	addr netip.AddrPort // ws and wss, when listening
-}
-
-// parseAddress reads what both ends accept: Codex's forms, so no path, no
-// query, and a port that must be there. User information is dropped as Codex
-// drops it.
-func parseAddress(raw string) (address, error) {
-	if path, ok := strings.CutPrefix(raw, "unix://"); ok {
-		if path == "" {
-			return address{}, fmt.Errorf("%s: the path of the socket is missing", raw)
-		}
-		if strings.ContainsRune(path, 0) {
-			return address{}, errors.New("a socket path cannot hold a zero byte")
-		}
-		abs, err := filepath.Abs(path)
-		if err != nil {
-			return address{}, err
-		}
-		return address{via: viaUnix, path: abs}, nil
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return address{}, err
-	}
-	switch {
-	case u.Scheme == "wss":
-		return address{}, fmt.Errorf("%s: TLS is not supported here", u.Redacted())
-	case u.Scheme != "ws":
-		return address{}, fmt.Errorf("%s: not an address of an app-server", u.Redacted())
-	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "":
-		return address{}, fmt.Errorf("%s: only a host and a port may follow ws://", u.Redacted())
-	case u.Hostname() == "" || u.Port() == "":
-		return address{}, fmt.Errorf("%s: the host or the port is missing", u.Redacted())
-	}
-	return address{via: viaWS, host: u.Host}, nil
 }
 
 // LoopbackName reports whether a Host header names this machine's loopback, in

@@ -5,30 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
+	"strings"
 
 	"towline/appserver/rpc"
-	"towline/config"
 )
-
-// handshakeTimeout bounds dialing when the caller's context does not.
-const handshakeTimeout = 10 * time.Second
 
 // Dial connects to "unix://PATH" or "ws://HOST:PORT" and finishes the WebSocket
 // handshake. ctx bounds the dialing only. A unix socket must be served by the
 // same user or by root: whoever finds a dead name in a shared folder could
 // otherwise put a server of their own behind it. Errors are *config.Problem.
-func Dial(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(ctx, url, false) }
+func Dial(ctx context.Context, url string) (rpc.Stream, error) {
+	return DialWith(ctx, url, DialOptions{})
+}
 
 // DialLink is [Dial] for a link of a resumable stream, which rpc.Resumes tells
 // whether it is.
-func DialLink(ctx context.Context, url string) (rpc.Stream, error) { return dialURL(ctx, url, true) }
+func DialLink(ctx context.Context, url string) (rpc.Stream, error) {
+	return DialWith(ctx, url, DialOptions{Resume: true})
+}
 
 // DialEngine is [Dial] for the unix socket of an engine that streams: rpc.Linger
 // works on it, at the price of a thread for a connection.
@@ -47,31 +44,6 @@ func DialEngine(ctx context.Context, path string) (rpc.Stream, error) {
 		}
 	}
 	return nil, dialProblem(ctx, url, err)
-}
-
-func dialURL(ctx context.Context, url string, resume bool) (rpc.Stream, error) {
-	a, err := parseAddress(url)
-	if err != nil {
-		return nil, usageProblem("dial", err, "use unix:///PATH or ws://HOST:PORT")
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, handshakeTimeout, errors.New("no answer in time"))
-	defer cancel()
-	c, err := dialBytes(ctx, a)
-	if err == nil {
-		var s rpc.Stream
-		if s, err = rpc.DialWebSocket(ctx, c, rpc.WebSocketOptions{Host: a.host, Resume: resume}); err == nil {
-			return s, nil
-		}
-	}
-	return nil, dialProblem(ctx, url, err)
-}
-
-func dialBytes(ctx context.Context, a address) (net.Conn, error) {
-	if a.via == viaUnix {
-		return dialUnix(ctx, a.path)
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", a.host)
 }
 
 // DialBytes opens the bytes under the unix socket at path, as [Dial] finds it,
@@ -121,44 +93,5 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 }
 
 func dialProblem(ctx context.Context, url string, err error) error {
-	p := &config.Problem{Stage: "dial", Exit: config.ExitUnavailable}
-	cause := rootCause(err)
-	var refused *rpc.HandshakeError
-	switch {
-	case errors.As(err, &refused):
-		cause = refused
-		switch refused.Status {
-		case http.StatusUnauthorized, http.StatusForbidden:
-			p.Exit = config.ExitDenied
-			p.Hints = []string{"connect as the user the server runs as"}
-		default:
-			p.Hints = []string{"check that an app-server listens there"}
-		}
-	case ctx.Err() != nil:
-		cause = context.Cause(ctx)
-		p.Hints = []string{"check that the server there still works"}
-	case errors.Is(err, fs.ErrNotExist):
-		cause = kindly{"there is no such socket", err}
-		p.Hints = []string{"start the server first: `towline serve`"}
-	case errors.Is(err, syscall.ECONNREFUSED):
-		cause = kindly{"nobody listens there", err}
-		p.Hints = []string{"start the server first: `towline serve`"}
-	case errors.Is(err, fs.ErrPermission):
-		p.Exit = config.ExitDenied
-		p.Hints = []string{"connect as the user the server runs as"}
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		cause = errors.New("the server closed the connection before the handshake ended")
-		p.Hints = []string{"check that an app-server listens there"}
-	}
-	p.Err = fmt.Errorf("%s: %w", url, cause)
-	return p
+	return remoteAddress{via: viaUnix, path: strings.TrimPrefix(url, "unix://")}.problem(ctx, err, DialOptions{})
 }
-
-// kindly is an error in other words.
-type kindly struct {
-	text string
-	err  error
-}
-
-func (k kindly) Error() string { return k.text }
-func (k kindly) Unwrap() error { return k.err }

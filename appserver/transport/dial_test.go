@@ -40,17 +40,15 @@ func TestDialExplainsWhatIsWrong(t *testing.T) {
 		url, want string
 		exit      int
 	}{
-		"no socket":      {"unix://" + dir + "/none", "no such socket", config.ExitUnavailable},
-		"dead socket":    {"unix://" + dir + "/dead", "nobody listens", config.ExitUnavailable},
-		"free port":      {"ws://" + free.Addr().String(), "nobody listens", config.ExitUnavailable},
-		"web server":     {plainHTTP(200, "hello"), "HTTP 200 OK: hello", config.ExitUnavailable},
-		"redirect":       {plainHTTP(302, ""), "HTTP 302", config.ExitUnavailable},
-		"refused":        {plainHTTP(403, "refused: \x1b[31mno\r\n"), "HTTP 403 Forbidden: refused: [31mno", config.ExitDenied},
-		"unauthorized":   {plainHTTP(401, ""), "HTTP 401", config.ExitDenied},
-		"TLS":            {"wss://127.0.0.1:1", "TLS", config.ExitUsage},
-		"path":           {"ws://127.0.0.1:1/rpc", "only a host and a port", config.ExitUsage},
-		"no port":        {"ws://127.0.0.1", "port is missing", config.ExitUsage},
-		"something else": {"tcp://127.0.0.1:1", "not an address", config.ExitUsage},
+		"no socket":    {"unix://" + dir + "/none", "no such socket", config.ExitUnavailable},
+		"dead socket":  {"unix://" + dir + "/dead", "nobody listens", config.ExitUnavailable},
+		"free port":    {"ws://" + free.Addr().String(), "nobody listens", config.ExitUnavailable},
+		"web server":   {plainHTTP(200, "hello"), "HTTP 200 OK: hello", config.ExitUnavailable},
+		"redirect":     {plainHTTP(302, ""), "HTTP 302", config.ExitUnavailable},
+		"refused":      {plainHTTP(403, "refused: \x1b[31mno\r\n"), "HTTP 403 Forbidden: refused: [31mno", config.ExitDenied},
+		"unauthorized": {plainHTTP(401, ""), "HTTP 401", config.ExitDenied},
+		"no TLS there": {strings.Replace(plainHTTP(200, ""), "ws:", "wss:", 1), "does not speak TLS", config.ExitUnavailable},
+		"no address":   {"tcp://127.0.0.1:1", "invalid remote address `tcp://127.0.0.1:1`", config.ExitUsage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Dial(t.Context(), tc.url)
