@@ -45,6 +45,8 @@ type EngineConfig struct {
 	CodexHome string
 	// ChatGPTBaseURL is Codex's chatgpt_base_url; empty is its default.
 	ChatGPTBaseURL string
+	// Remote is the switch of remote control, for the native engine; nil is none.
+	Remote *RemoteControl
 	// AwaitsLogin: whoever has this started is about to lend it a login, so that
 	// having none is no reason to refuse.
 	AwaitsLogin bool
@@ -208,8 +210,12 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 		mc.Transport = c.Network.Transport
 	}
 	streamer := model.New(mc)
+	var remote native.RemoteControl
+	if c.Remote != nil { // a nil one would not be nil there
+		remote = c.Remote
+	}
 	eng, err := native.New(native.Config{
-		Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,
+		Remote: remote, Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,
 		Dir: c.Paths.Threads(), Home: c.Paths.Home(), Cwd: c.Project, Version: c.Version, Provider: provider,
 		Models:   []native.Model{{ID: n.Model, ContextWindow: n.ContextWindow, Efforts: []string{"low", "medium", "high"}, DefaultEffort: "medium"}},
 		Streamer: streamer, Approval: n.ApprovalPolicy, Sandbox: n.SandboxMode,

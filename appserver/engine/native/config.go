@@ -184,13 +184,6 @@ func (c *conn) configRequirementsRead(*rpc.Request) (any, error) {
 	return map[string]any{"requirements": nil}, nil
 }
 
-// remoteControl is the state of Codex's own remote control: there is none here.
-func (e *Engine) remoteControl() map[string]any {
-	return map[string]any{"status": "disabled", "serverName": hostname(), "installationId": e.install, "environmentId": nil}
-}
-
-func (c *conn) remoteControlStatusRead(*rpc.Request) (any, error) { return c.e.remoteControl(), nil }
-
 func (c *conn) modelProviderList(*rpc.Request) (any, error) {
 	return map[string]any{
 		"data": []any{map[string]any{

@@ -126,6 +126,12 @@ func table() map[string]method {
 		"thread/attachment/list":          inOrder(fixed(emptyPage)),
 		"threadSection/list":              inOrder(fixed(emptyPage)),
 		"remoteControl/status/read":       bare((*conn).remoteControlStatusRead),
+		"remoteControl/enable":            {run: (*conn).remoteControlEnable, noParams: true, beside: true},
+		"remoteControl/disable":           {run: (*conn).remoteControlDisable, noParams: true, beside: true},
+		"remoteControl/client/list":       inOrder((*conn).remoteClientList),
+		"remoteControl/client/revoke":     inOrder((*conn).remoteClientRevoke),
+		"remoteControl/pairing/start":     inOrder((*conn).remotePairingStart),
+		"remoteControl/pairing/status":    inOrder((*conn).remotePairingStatus),
 	}
 }
 

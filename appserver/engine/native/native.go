@@ -92,6 +92,9 @@ type Config struct {
 	// DefaultLoginWait.
 	LoginWait time.Duration
 
+	// Remote is the host's switch of remote control; nil when it has none.
+	Remote RemoteControl
+
 	Approval string // protocol.Approve…; default on-request
 	Sandbox  string // protocol.Sandbox…; default workspace-write
 
@@ -203,6 +206,9 @@ func New(cfg Config) (*Engine, error) {
 		e.box = sandbox.New(cfg.SandboxSelf, cfg.Log, cfg.Hidden...)
 	}
 	e.life, e.end = context.WithCancelCause(context.Background())
+	if cfg.Remote != nil {
+		cfg.Remote.Watch(e.tellRemoteControl)
+	}
 	return e, nil
 }
 
