@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"towline/appserver"
 	"towline/appserver/protocol"
 	"towline/appserver/supervisor"
+	"towline/appserver/transport"
 	"towline/config"
 )
 
@@ -559,3 +563,13 @@ func (m managedDaemon) succeed(ctx context.Context, pid int) error {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// remoteSwitch is the switch as a host finds it: a listener for other machines that
+// was named on the command line is open unless somebody switched that off.
+func remoteSwitch(paths config.Paths, named []string, log *slog.Logger) *appserver.RemoteControl {
+	r, err := appserver.NewRemoteControl(paths, mayRelay, slices.ContainsFunc(named, transport.Remote))
+	if err != nil {
+		log.Warn("remote control is off", "why", config.OneLine(err.Error()))
+	}
+	return r
+}
