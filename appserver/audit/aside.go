@@ -35,6 +35,12 @@ func (l *Log) Resume() error {
 	if l == nil {
 		return nil
 	}
+	l.mu.Lock()
+	on := l.aside.on
+	l.mu.Unlock()
+	if !on {
+		return nil
+	}
 	n, err := Open(l.path, l.o)
 	if err != nil {
 		return err

@@ -59,6 +59,10 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 	if c.lapsed() {
 		return nil
 	}
+	if err := c.g.cfg.Audit.Ready(); err != nil {
+		c.warn(q.thread, "your answer did not count: "+err.Error())
+		return nil
+	}
 	won, err := c.g.ledger.win(q, c.presence(), redact(q, env.Result))
 	switch {
 	case errors.Is(err, errSettled):

@@ -111,6 +111,11 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 	st.Attached = seenBy(g.presences(), c)
 	st.Threads.Working, st.Threads.Waiting = g.working()
 	st.Lent = g.loan.shown()
+	if t := g.cfg.Audit.Trouble(); t != nil {
+		st.Audit = &protocol.AuditTrouble{
+			Since: t.Since.UnixMilli(), Waiting: t.Waiting, Lost: t.Dropped, Problem: printable(t.Err.Error(), 200), Refuses: t.Refuses,
+		}
+	}
 	if c.scope == nil {
 		return st
 	}
@@ -194,6 +199,9 @@ func (c *client) answerByID(ctx context.Context, params json.RawMessage) (any, e
 			return nil, protocol.Errorf("%s", settledText(a))
 		}
 		return nil, protocol.Errorf("the engine cannot be reached with this answer now; try again")
+	}
+	if err := c.g.cfg.Audit.Ready(); err != nil {
+		return nil, protocol.Errorf("%v", err)
 	}
 	won, err := c.g.ledger.win(q, c.presence(), redact(q, p.Result))
 	if errors.Is(err, errSettled) {

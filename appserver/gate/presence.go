@@ -284,6 +284,19 @@ func (g *Gate) lastThread(ctx context.Context, p access.Principal) *protocol.Thr
 	return &id
 }
 
+// recordable is nil unless method would be on record, and the record cannot be
+// written, and the host wants nothing done without. To stop a turn is always
+// possible.
+func (g *Gate) recordable(method string) *protocol.Error {
+	if protocol.AuditEvent(method) == "" || method == "turn/interrupt" {
+		return nil
+	}
+	if err := g.cfg.Audit.Ready(); err != nil {
+		return protocol.Errorf("%v", err)
+	}
+	return nil
+}
+
 // audit records an event of a client's, or of the gate's own when c is nil.
 func (g *Gate) audit(event string, c *client, attrs ...slog.Attr) {
 	if g.cfg.Audit == nil {

@@ -136,8 +136,19 @@ type HostStatus struct {
 		Working int `json:"working"`
 		Waiting int `json:"waiting"`
 	} `json:"threads"`
+	// Audit tells that the log of who did what cannot be written; absent when it can.
+	Audit *AuditTrouble `json:"audit,omitempty"`
 	// Lent is the account a client lends this host, absent when none does.
 	Lent *Lent `json:"lent,omitempty"`
+}
+
+// AuditTrouble is a log of who did what that cannot be written.
+type AuditTrouble struct {
+	Since   int64  `json:"since"`   // Unix milliseconds
+	Waiting int    `json:"waiting"` // entries kept until it can
+	Lost    int    `json:"lost"`    // entries of which only the number is kept
+	Problem string `json:"problem"`
+	Refuses bool   `json:"refuses"` // nothing is done meanwhile that would be on record
 }
 
 // Lent is an account that somebody lends. Of it only its name is told.
