@@ -131,7 +131,7 @@ func (a *Authenticator) addCapability(one Capability) error {
 		}
 		c.fixed = ring{{kind: kindCapability, print: d, gone: make(chan struct{})}}
 	} else {
-		c.file = &watched{path: one.File, log: a.cfg.Log, parse: func(text string) (ring, error) {
+		c.file = &watched{path: one.File, secret: true, log: a.cfg.Log, parse: func(text string) (ring, error) {
 			return ring{newKey(kindCapability, nil, []byte(text))}, nil
 		}}
 		if err := c.file.open(); err != nil {
@@ -163,11 +163,17 @@ func (a *Authenticator) Run(ctx context.Context) error {
 			case <-look.C:
 				a.look()
 			case <-tidy.C:
-				a.proven.expire(a.cfg.Now().Unix())
+				a.tidy()
 			}
 		}
 	})
 	return g.Wait()
+}
+
+// tidy forgets what is of no use any more.
+func (a *Authenticator) tidy() {
+	a.proven.expire(a.cfg.Now().Unix())
+	a.lockout.forget(a.cfg.Now())
 }
 
 // look is one look at everything that can come to an end.
@@ -238,8 +244,12 @@ func (a *Authenticator) failed(at access.Attempt, from netip.Prefix, local bool)
 	a.record("auth.lockout", access.Principal{}, slog.String("source", whence), slog.Int("failures", n), slog.String("for", lock.String()), slog.String("via", at.Via))
 }
 
-// refused tells the log and the audit file, within bounds.
+// refused tells the log and the audit file, within bounds. That somebody was locked
+// out was told when it began.
 func (a *Authenticator) refused(at access.Attempt, ref *access.Refusal) error {
+	if ref.Status == http.StatusTooManyRequests {
+		return ref
+	}
 	dropped, ok := a.said.take(a.cfg.Now())
 	if !ok {
 		return ref

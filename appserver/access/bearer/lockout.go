@@ -77,7 +77,7 @@ func (l *lockout) failed(p netip.Prefix, local bool, now time.Time) (lock time.D
 	}
 	if f == nil {
 		if len(l.sources) >= maxSources {
-			l.forget(now)
+			l.evict()
 		}
 		f = &failures{}
 		l.sources[p] = f
@@ -106,19 +106,31 @@ func (l *lockout) failed(p netip.Prefix, local bool, now time.Time) (lock time.D
 	return lock, f.n
 }
 
-// forget makes room: what is long ago goes, and otherwise what is longest ago.
-func (l *lockout) forget(now time.Time) {
+// evict makes room: of a handful, whoever failed longest ago. Looking at all of them
+// would let strangers with many addresses set the price of an attempt.
+func (l *lockout) evict() {
+	const handful = 16
 	var oldest netip.Prefix
 	var at time.Time
-	for p, f := range l.sources {
-		switch {
-		case now.Sub(f.last) > l.Forget:
-			delete(l.sources, p)
-		case at.IsZero() || f.last.Before(at):
+	n := 0
+	for p, f := range l.sources { // a map begins anywhere
+		if n++; n > handful {
+			break
+		}
+		if at.IsZero() || f.last.Before(at) {
 			oldest, at = p, f.last
 		}
 	}
-	if len(l.sources) >= maxSources {
-		delete(l.sources, oldest)
+	delete(l.sources, oldest)
+}
+
+// forget drops what is long ago.
+func (l *lockout) forget(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for p, f := range l.sources {
+		if now.Sub(f.last) > l.Forget {
+			delete(l.sources, p)
+		}
 	}
 }

@@ -186,7 +186,7 @@ func TestGlobAgreesWithRegexp(t *testing.T) {
 		return b.String()
 	}
 	matched := 0
-	for range 50_000 {
+	for range 8_000 {
 		p, s := word(`aab/:**?\`, 10), word("aab/:*", 12)
 		want := asRegexp(p).MatchString(s)
 		if got := glob(p, s); got != want {
@@ -196,7 +196,7 @@ func TestGlobAgreesWithRegexp(t *testing.T) {
 			matched++
 		}
 	}
-	if matched < 300 {
+	if matched < 60 {
 		t.Errorf("only %d of them match", matched)
 	}
 	if !glob("a?c", "aéc") || glob("a??c", "aéc") || !glob("*", "") || glob("", "a") {

@@ -37,7 +37,7 @@ func newSource(j JWT, client *http.Client, log *slog.Logger, now func() time.Tim
 	var err error
 	switch {
 	case j.SecretFile != "":
-		s.file = &watched{path: j.SecretFile, log: log, parse: func(text string) (ring, error) {
+		s.file = &watched{path: j.SecretFile, secret: true, log: log, parse: func(text string) (ring, error) {
 			r, err := secretKey(text)
 			if err != nil {
 				err = fmt.Errorf("signed websocket bearer secret %s %w", j.SecretFile, err)

@@ -24,10 +24,11 @@ const badLooks = 2
 // watched is a file with a secret or with keys. Run alone calls look; keys may be
 // read by anybody.
 type watched struct {
-	path  string
-	parse func(text string) (ring, error)
-	log   *slog.Logger
-	keys  atomic.Pointer[ring]
+	path   string
+	secret bool // not for others to read
+	parse  func(text string) (ring, error)
+	log    *slog.Logger
+	keys   atomic.Pointer[ring]
 
 	sum  [sha256.Size]byte
 	bad  int  // looks in a row at which there was nothing usable
@@ -46,8 +47,9 @@ func (w *watched) open() error {
 	st, err := os.Stat(w.path)
 	if err == nil {
 		w.once = !st.Mode().IsRegular()
-		if st.Mode().Perm()&0o077 != 0 && !w.once && osfile.ModesMean {
-			w.log.Debug("a file with credentials can be read by others", "file", w.path, "mode", st.Mode().Perm().String())
+		if w.secret && st.Mode().Perm()&0o077 != 0 && !w.once && osfile.ModesMean {
+			// Codex takes it, and so does who mounts secrets into a container.
+			w.log.Warn("a file with a credential can be read by others", "file", w.path, "mode", st.Mode().Perm().String())
 		}
 	}
 	text, sum, err := read(w.path)

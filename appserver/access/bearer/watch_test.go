@@ -193,7 +193,7 @@ func TestEndAtExpiry(t *testing.T) {
 	if _, err := try(t, a, text); outcome(err) != "401 "+sayExpired || !lapsed(p) || lapsed(l) {
 		t.Fatalf("%s, lapsed: %v, the other: %v", outcome(err), lapsed(p), lapsed(l))
 	}
-	a.proven.expire(c.now().Unix())
+	a.tidy()
 	if n, m := len(a.proven.m), len(a.leases.m); n != 1 || m != 1 {
 		t.Errorf("%d tokens and %d leases are remembered, want the one that goes on", n, m)
 	}
