@@ -276,8 +276,8 @@ func (a *Authenticator) record(event string, p access.Principal, attrs ...slog.A
 // verify finds out what a credential is, and whose.
 func (a *Authenticator) verify(ctx context.Context, text string, at access.Attempt) (access.Principal, error) {
 	none := sayToken
-	if len(a.capabilities) == 0 && a.cfg.Tokens == nil && len(a.sources) > 0 {
-		none = sayJWT // a listener for signed tokens says so of whatever it gets
+	if len(a.capabilities) == 0 && len(a.sources) > 0 {
+		none = sayJWT // where signed tokens were asked for, that is said of whatever comes
 	}
 	if len(text) > maxToken {
 		return access.Principal{}, refuse(none, fmt.Sprintf("the token has %d bytes", len(text)))

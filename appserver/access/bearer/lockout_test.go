@@ -223,6 +223,10 @@ func TestAccessTokens(t *testing.T) {
 			t.Fatalf("%+v", ref)
 		}
 	}
+	both := open(t, Config{Tokens: book{}, JWT: []JWT{codexMode(t, nil)}})
+	if _, err := try(t, both, "Bearer x"); outcome(err) != "401 "+sayJWT {
+		t.Error(outcome(err))
+	}
 	only := open(t, Config{Tokens: book{}})
 	if _, err := try(t, only, "Bearer a.b.c"); outcome(err) != "401 "+sayToken {
 		t.Error(outcome(err))
