@@ -314,6 +314,13 @@ func (s *Sessions) forgetLocked(x *session) {
 	}
 }
 
+// Count is how many sessions there are, with and without a link.
+func (s *Sessions) Count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.byKey)
+}
+
 // Expel ends every session whose owner matches, one without a link too: whoever
 // owns it has lost the right to be here. It is told so, where it can be.
 func (s *Sessions) Expel(match func(owner string) bool) {
