@@ -26,14 +26,18 @@ type remoteAddress struct {
 	lacks    string // what a wrong one should have been, "" when nothing is near
 }
 
-// CheckRemote says, in Codex's words, what is wrong with the address of a server.
-// "unix://" is right.
-func CheckRemote(raw string) error {
+// ParseRemote says, in Codex's words, what is wrong with the address of a server,
+// or else what to call it: the address without user information. "unix://" is
+// itself. Errors are *config.Problem.
+func ParseRemote(raw string) (string, error) {
 	if strings.TrimSpace(raw) == "unix://" {
-		return nil
+		return "unix://", nil
 	}
-	_, err := parseRemote(raw)
-	return err
+	a, err := parseRemote(raw)
+	if err != nil {
+		return "", usageProblem("", err, a.advice())
+	}
+	return a.shown(), nil
 }
 
 // TokenFits reports whether a token may go to raw: over wss://, or over ws:// on

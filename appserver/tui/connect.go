@@ -8,6 +8,7 @@ import (
 	tea "charm.land/bubbletea/v2"
 
 	"towline/appserver/protocol"
+	"towline/appserver/rpc"
 	"towline/appserver/tui/text"
 	"towline/config"
 )
@@ -68,6 +69,9 @@ func (m *model) down(msg downMsg) tea.Cmd {
 		m.fatal = msg.err
 		return tea.Quit
 	}
+	if msg.dial && m.barred(msg.err) {
+		return tea.Quit
+	}
 	if m.conn.state == connUp {
 		m.conn.since, m.conn.attempt = m.now(), 0
 		m.conn.lost = msg.err
@@ -89,7 +93,7 @@ func (m *model) down(msg downMsg) tea.Cmd {
 	if msg.dial {
 		m.conn.tried = msg.err
 	}
-	wait := backoff[min(m.conn.attempt, len(backoff)-1)]
+	wait := max(backoff[min(m.conn.attempt, len(backoff)-1)], rpc.RetryAfter(msg.err))
 	m.conn.attempt++
 	m.conn.state, m.conn.next = connWaiting, m.now().Add(wait)
 	gen := m.conn.gen
@@ -99,6 +103,15 @@ func (m *model) down(msg downMsg) tea.Cmd {
 		}
 		return nil
 	})
+}
+
+// barred makes a refusal the end where nobody can mend it.
+func (m *model) barred(err error) bool {
+	if !m.cfg.EndWhenRefused || !errors.Is(err, rpc.ErrRefused) {
+		return false
+	}
+	m.fatal = err
+	return true
 }
 
 // lost forgets what only a live connection can know.

@@ -63,6 +63,9 @@ func (m *model) linkChanged(msg linkMsg) tea.Cmd {
 	was := h.cut
 	h.state, h.cut = msg.state, !msg.state.Up
 	now := m.now()
+	if h.cut && m.barred(msg.state.Err) {
+		return tea.Quit
+	}
 	switch {
 	case h.cut && !was:
 		h.since, h.counting = now, false

@@ -63,7 +63,10 @@ type Config struct {
 	OpenURL func(url string) error
 	// ReattachHint is what to type to come back, e.g. "ssh -p 2222 host".
 	ReattachHint string
-	Log          *slog.Logger
+	// EndWhenRefused makes an error of Dial that matches rpc.ErrRefused the end of
+	// Run, also when the host had let us in before: nobody at this screen can mend it.
+	EndWhenRefused bool
+	Log            *slog.Logger
 
 	clock func() time.Time // of tests; nil is time.Now
 }

@@ -20,16 +20,24 @@ import (
 
 func newAttach() *cobra.Command {
 	var fresh bool
+	var at remoteFlags
 	c := &cobra.Command{
 		Use:   "attach [THREAD]",
 		Short: "Open the UI on this machine's daemon",
 		Long: "attach opens the same UI that `ssh` shows, through the daemon's unix socket.\n" +
 			"Without a thread it goes where you were last. To come back to another machine's\n" +
 			"daemon, type `towline HOST`; leaving either, or `towline detach`, ends nothing\n" +
-			"but the UI.",
-		Example: "  towline attach\n  towline attach 0199c3f2-7f3a-7000-8000-000000000000\n  towline attach --new",
-		Args:    usage(cobra.MaximumNArgs(1)),
+			"but the UI. With --remote it is the UI on any app-server, as `towline --remote`.",
+		Example: "  towline attach\n  towline attach 0199c3f2-7f3a-7000-8000-000000000000\n  towline attach --new\n" +
+			"  towline attach --remote wss://dev.example:4500 --remote-auth-token-env TOKEN",
+		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := at.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if at.given() {
+				return runRemote(cmd, &at, args, fresh)
+			}
 			paths, cfg, err := setup()
 			if err != nil {
 				return err
@@ -45,6 +53,7 @@ func newAttach() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&fresh, "new", false, "begin a new thread")
+	at.flags(c.Flags())
 	return c
 }
 

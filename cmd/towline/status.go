@@ -18,17 +18,22 @@ import (
 
 func newStatus() *cobra.Command {
 	var asJSON bool
+	var at remoteFlags
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Say what this machine's daemon is doing",
-		Example: "  towline status\n  towline status --json | jq .engine.state",
-		Args:    usage(cobra.NoArgs),
+		Use:   "status",
+		Short: "Say what this machine's daemon is doing",
+		Example: "  towline status\n  towline status --json | jq .engine.state\n" +
+			"  towline status --remote wss://dev.example:4500 --remote-auth-token-env TOKEN",
+		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := at.check(cmd.Flags()); err != nil {
+				return err
+			}
 			paths, _, err := setup()
 			if err != nil {
 				return err
 			}
-			st, err := readStatus(cmd.Context(), paths)
+			st, err := readStatusOf(cmd.Context(), func(ctx context.Context) (rpc.Stream, error) { return at.dialNamed(ctx, paths) })
 			if err != nil {
 				return err
 			}
@@ -41,14 +46,20 @@ func newStatus() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	at.flags(c.Flags())
 	return c
 }
 
-// readStatus asks the daemon, as any client would.
-func readStatus(ctx context.Context, paths config.Paths) (st protocol.HostStatus, err error) {
+// readStatus asks this home's daemon, as any client would.
+func readStatus(ctx context.Context, paths config.Paths) (protocol.HostStatus, error) {
+	return readStatusOf(ctx, func(ctx context.Context) (rpc.Stream, error) { return dialDaemon(ctx, paths) })
+}
+
+// readStatusOf asks the daemon that dial reaches.
+func readStatusOf(ctx context.Context, dial func(context.Context) (rpc.Stream, error)) (st protocol.HostStatus, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s, err := dialDaemon(ctx, paths)
+	s, err := dial(ctx)
 	if err != nil {
 		return st, err
 	}
