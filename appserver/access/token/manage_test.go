@@ -321,6 +321,14 @@ func TestWarningsComeBeforeTheEnd(t *testing.T) {
 	if got := mustList(t, r.m)[0].Warnings; len(got) != 1 || !strings.Contains(got[0], "rotate it before") {
 		t.Errorf("before it must be rotated: %q", got)
 	}
+	stop := r.run(r.m)
+	r.verify(c.Secret)
+	r.until("the log says that the end of one in use is near", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return strings.Contains(r.logged.String(), "rotate it before") && !strings.Contains(r.logged.String(), c.Secret)
+	})
+	stop()
 	if _, err := r.m.Rotate(t.Context(), admin, RotateParams{ID: "ci", Overlap: "3d"}); err != nil {
 		t.Fatal(err)
 	}

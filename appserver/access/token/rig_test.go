@@ -47,6 +47,24 @@ type rig struct {
 
 	mu      sync.Mutex
 	entries []string // of the audit
+	logged  strings.Builder
+}
+
+// Write takes what managers log.
+func (r *rig) Write(b []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.logged.Write(b)
+}
+
+// until waits for what another goroutine does without saying so.
+func (r *rig) until(what string, done func() bool) {
+	r.Helper()
+	for end := time.Now().Add(bound); !done(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			r.Fatalf("never: %s", what)
+		}
+	}
 }
 
 func newRig(t *testing.T) *rig {
@@ -65,7 +83,7 @@ func (r *rig) another() *Manager {
 	}
 	r.Cleanup(func() { _ = st.Close() })
 	m, err := New(Config{
-		Store: st, Now: r.now, Audit: r.audit,
+		Store: st, Now: r.now, Audit: r.audit, Log: slog.New(slog.NewTextHandler(r, nil)),
 		Policy: func() (managed.Policy, error) { return managed.Load(managed.Options{Root: r.root}) },
 	})
 	if err != nil {

@@ -108,14 +108,32 @@ func (m *Manager) recheckAll(ctx context.Context, grants map[proof]*grant, now t
 		}
 		until, stands := m.stands(row, key.n, now)
 		m.mu.Lock()
+		warn := stands && now.Sub(g.warned) >= warnEvery
 		if m.live[key] == g {
 			if g.until = until; !stands {
 				m.lapseLocked(key, g)
 			}
 		}
 		m.mu.Unlock()
+		if warn {
+			m.warn(key, g, row, now)
+		}
 	}
 	return nil
+}
+
+// warn tells the host's log what will soon stop a token that is in use.
+func (m *Manager) warn(key proof, g *grant, row store.Token, now time.Time) {
+	warnings := m.view(row).Warnings
+	if len(warnings) == 0 {
+		return
+	}
+	m.mu.Lock()
+	g.warned = now
+	m.mu.Unlock()
+	for _, w := range warnings {
+		m.cfg.Log.Warn("a token in use needs somebody to look after it", "token", key.id, "name", row.Name, "what", w)
+	}
 }
 
 // stands says whether connections made with a secret may stay. While the policy

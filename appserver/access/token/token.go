@@ -35,6 +35,8 @@ const (
 	flushEvery = time.Second
 	// storeTimeout bounds one look at the database where nobody waits for it.
 	storeTimeout = 5 * time.Second
+	// warnEvery is how often the log is told that the end of a token in use is near.
+	warnEvery = 24 * time.Hour
 	// maxRefusals bounds the tokens whose refusals are being counted.
 	maxRefusals = 1024
 	// refusalEvery bounds the entries of the audit that one token can cause by being
@@ -94,6 +96,7 @@ type proof struct {
 type grant struct {
 	lapsed chan struct{}
 	until  time.Time // zero: as long as nobody ends it
+	warned time.Time // when the log was told that its end is near
 }
 
 // New makes a Manager. It does no I/O and starts nothing.

@@ -176,18 +176,13 @@ func TestUseIsNotedAndSurvives(t *testing.T) {
 	if _, err := m.Verify(t.Context(), c.Secret, netip.Addr{}); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(bound); ; time.Sleep(10 * time.Millisecond) {
+	r.until("the use is noted", func() bool {
 		s, err := r.m.Show(t.Context(), ShowParams{ID: "ci"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s.Uses == 5 && s.LastUsedFrom == "local" {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatalf("%+v", s)
-		}
-	}
+		return s.Uses == 5 && s.LastUsedFrom == "local"
+	})
 	// And what it has not written yet when it ends.
 	if _, err := m.Verify(t.Context(), c.Secret, netip.Addr{}); err != nil {
 		t.Fatal(err)
