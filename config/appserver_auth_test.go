@@ -1,7 +1,9 @@
 package config
 
 import (
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -86,6 +88,30 @@ func TestKeysNameTheTablesOfLists(t *testing.T) {
 	for _, want := range []string{"app_server.auth.capability.sha256", "app_server.auth.jwt.rules.principal", "app_server.auth.jwt.rules.claims.NAME"} {
 		if !slices.Contains(Keys(), want) {
 			t.Errorf("%s is not among the keys", want)
+		}
+	}
+}
+
+// What the documents show is what may be written.
+func TestDocumentedAuth(t *testing.T) {
+	p := testPaths(t)
+	blocks := regexp.MustCompile("(?s)```toml\n(.*?)```")
+	for name, least := range map[string]int{"configuration.md": 1, "transports.md": 2} {
+		raw, err := os.ReadFile(filepath.Join("..", "docs", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, b := range blocks.FindAllSubmatch(raw, -1) {
+			if !strings.Contains(string(b[1]), "[app_server.auth") {
+				continue
+			}
+			least--
+			if _, err := Parse(b[1], p); err != nil {
+				t.Errorf("%s:\n%s\n%v", name, b[1], err)
+			}
+		}
+		if least > 0 {
+			t.Errorf("%s shows no credentials", name)
 		}
 	}
 }

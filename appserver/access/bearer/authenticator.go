@@ -191,8 +191,8 @@ func (a *Authenticator) look() {
 	a.leases.sweep(a.cfg.Now().Unix())
 }
 
-// Authenticate is [access.Authenticator]. It logs and records refusals itself, as
-// many as are worth reading.
+// Authenticate is [access.Authenticator]. It records refusals itself, as many as are
+// worth reading.
 func (a *Authenticator) Authenticate(ctx context.Context, at access.Attempt) (access.Principal, error) {
 	from, local := source(at.Source)
 	if !local {
@@ -244,8 +244,8 @@ func (a *Authenticator) failed(at access.Attempt, from netip.Prefix, local bool)
 	a.record("auth.lockout", access.Principal{}, slog.String("source", whence), slog.Int("failures", n), slog.String("for", lock.String()), slog.String("via", at.Via))
 }
 
-// refused tells the log and the audit file, within bounds. That somebody was locked
-// out was told when it began.
+// refused tells the audit file, within bounds; the door has a log. That somebody was
+// locked out was told when it began.
 func (a *Authenticator) refused(at access.Attempt, ref *access.Refusal) error {
 	if ref.Status == http.StatusTooManyRequests {
 		return ref
@@ -262,7 +262,6 @@ func (a *Authenticator) refused(at access.Attempt, ref *access.Refusal) error {
 	if dropped > 0 {
 		attrs = append(attrs, slog.Int("unsaid", dropped))
 	}
-	a.cfg.Log.LogAttrs(context.Background(), slog.LevelInfo, "a credential was refused", attrs...)
 	a.record("auth.refused", ref.Who, attrs...)
 	return ref
 }
