@@ -35,7 +35,7 @@ const (
 // tokenCall has this machine's host answer a towline/token/* request: its daemon
 // where one runs, else this process with the home to itself.
 func tokenCall(ctx context.Context, method string, params, result any) error {
-	paths, _, err := setup()
+	paths, cfg, err := setup()
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func tokenCall(ctx context.Context, method string, params, result any) error {
 		if err == nil {
 			return askTokens(ctx, st, method, params, result)
 		}
-		busy, err := tokensHere(ctx, paths, method, params, result)
+		busy, err := tokensHere(ctx, paths, cfg, method, params, result)
 		if !busy || time.Now().After(end) {
 			return err
 		}
@@ -91,7 +91,7 @@ func askTokens(ctx context.Context, st rpc.Stream, method string, params, result
 }
 
 // tokensHere answers without a daemon; busy, when somebody else has the home.
-func tokensHere(ctx context.Context, paths config.Paths, method string, params, result any) (busy bool, err error) {
+func tokensHere(ctx context.Context, paths config.Paths, cfg config.Config, method string, params, result any) (busy bool, err error) {
 	reads := method == protocol.ExtTokenList || method == protocol.ExtTokenShow
 	if _, err := os.Stat(paths.Database()); reads && errors.Is(err, fs.ErrNotExist) {
 		return false, nothingKept(method, result)
@@ -115,14 +115,17 @@ func tokensHere(ctx context.Context, paths config.Paths, method string, params, 
 	c := token.Config{Store: st, Policy: func() (managed.Policy, error) { return managed.Load(managed.Options{}) }}
 	if !reads {
 		// What cannot be recorded is not done.
-		a, err := audit.Open(paths.Audit(), audit.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+		a, err := audit.Open(paths.Audit(), audit.Options{
+			MaxSize: cfg.Audit.MaxBytes(), Keep: cfg.Audit.KeepFiles, Refuse: cfg.Audit.OnFailure == config.AuditRefuse,
+			Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), // an entry that cannot be written is told there
+		})
 		if err != nil {
 			return false, &config.Problem{
 				Stage: "audit", Err: err, Exit: config.ExitConfig,
 				Hints: []string{"run `towline audit verify` to see where the chain breaks"},
 			}
 		}
-		defer func() { _ = a.Close() }() // an entry that is lost has been told
+		defer func() { _ = a.Close() }()
 		c.Audit = a.Record
 	}
 	m, err := token.New(c)

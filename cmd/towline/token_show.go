@@ -53,7 +53,9 @@ func writeTokens(w io.Writer, list []token.Token, now time.Time) error {
 		fmt.Fprintf(&b, "%s  %s\n", pad(printable(t.Name), 14), fit(rights(t), 62))
 		fmt.Fprintf(&b, "  %s    %s; %s\n", printable(t.ID), ends(t, now), used(t, now))
 		for _, note := range notes(t) {
-			fmt.Fprintf(&b, "  ! %s\n", printable(note))
+			for i, l := range folded(note, 74) {
+				fmt.Fprintf(&b, "  %s %s\n", first([]string{"!", " "}[min(i, 1):]), l)
+			}
 		}
 	}
 	if len(list) == 0 {
@@ -61,6 +63,18 @@ func writeTokens(w io.Writer, list []token.Token, now time.Time) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// folded is text in lines of at most n columns, where its words allow.
+func folded(text string, n int) (lines []string) {
+	line := ""
+	for _, w := range strings.Fields(printable(text)) {
+		if line != "" && len([]rune(line))+1+len([]rune(w)) > n {
+			lines, line = append(lines, line), ""
+		}
+		line = strings.TrimPrefix(line+" "+w, " ")
+	}
+	return append(lines, line)
 }
 
 // fit cuts what is longer than n columns.
@@ -202,7 +216,9 @@ func printToken(w io.Writer, t token.Token, now time.Time) error {
 		line(fmt.Sprintf("secret %d", s.N), fmt.Sprintf("%s, used %d×", text, s.Uses))
 	}
 	for _, n := range notes(t) {
-		line("warning", n)
+		for i, l := range folded(n, 66) {
+			line(first([]string{"warning", ""}[min(i, 1):]), l)
+		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err

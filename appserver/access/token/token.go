@@ -37,11 +37,6 @@ const (
 	storeTimeout = 5 * time.Second
 	// warnEvery is how often the log is told that the end of a token in use is near.
 	warnEvery = 24 * time.Hour
-	// maxRefusals bounds the tokens whose refusals are being counted.
-	maxRefusals = 1024
-	// refusalEvery bounds the entries of the audit that one token can cause by being
-	// shown when it does not count.
-	refusalEvery = time.Minute
 )
 
 // Store keeps tokens; *store.Store is one.
@@ -66,10 +61,9 @@ type Config struct {
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger
-	// Audit records what is done to tokens, and by them in vain; nil: nothing is.
-	// Events: token.create, token.rotate, token.revoke; token.denied for a command
-	// that a policy forbade; token.refused for a token with a right secret that did
-	// not count.
+	// Audit records what is done to tokens; nil: nothing is. Events: token.create,
+	// token.rotate, token.revoke, and token.denied for a command that the role or a
+	// policy forbade.
 	Audit func(event string, who access.Principal, attrs ...slog.Attr)
 }
 
@@ -79,11 +73,10 @@ type Manager struct {
 	cfg  Config
 	wake chan struct{} // capacity 1: Run has something to do
 
-	mu       sync.Mutex // guards what follows; nothing waits under it
-	live     map[proof]*grant
-	recheck  bool // something may have changed since live was last checked
-	used     map[proof]*store.TokenUse
-	refusals map[string]*refusals // by token
+	mu      sync.Mutex // guards what follows; nothing waits under it
+	live    map[proof]*grant
+	recheck bool // something may have changed since live was last checked
+	used    map[proof]*store.TokenUse
 }
 
 // proof names one secret of a token.
@@ -118,7 +111,7 @@ func New(c Config) (*Manager, error) {
 	}
 	return &Manager{
 		cfg: c, wake: make(chan struct{}, 1),
-		live: make(map[proof]*grant), used: make(map[proof]*store.TokenUse), refusals: make(map[string]*refusals),
+		live: make(map[proof]*grant), used: make(map[proof]*store.TokenUse),
 	}, nil
 }
 

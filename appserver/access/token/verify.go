@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/netip"
 	"time"
@@ -31,7 +30,8 @@ const (
 // Verify says who shows the token text and comes from src, which is invalid for a
 // connection of this machine that has no address; for a token's networks it comes
 // from the loopback, then. A *access.Refusal says what to answer: to everybody who
-// has no right secret the same. Any other error is the host's own failure.
+// has no right secret the same, and who it is otherwise. To record it is for the
+// caller, who knows how many there are. Any other error is the host's own failure.
 //
 // The principal's Lapsed is closed when the token does not count any more, within a
 // second of whatever ended it, while Run runs.
@@ -51,7 +51,6 @@ func (m *Manager) Verify(ctx context.Context, text string, src netip.Addr) (acce
 	}
 	if no != nil {
 		no.Who = p
-		m.noteRefusal(no, src, now)
 		return access.Principal{}, no
 	}
 	key := proof{row.ID, sec.N}
@@ -224,34 +223,4 @@ func earliest(a, b time.Time) time.Time {
 		return b
 	}
 	return a
-}
-
-// refusals counts how often a token was shown in vain since that was last recorded.
-type refusals struct {
-	next  time.Time // when to record again
-	times int64
-}
-
-// noteRefusal records that a right secret did not count: each time would let whoever
-// has an old token fill the audit.
-func (m *Manager) noteRefusal(no *access.Refusal, src netip.Addr, now time.Time) {
-	m.mu.Lock()
-	r := m.refusals[no.Who.ID]
-	if r == nil {
-		if len(m.refusals) >= maxRefusals {
-			clear(m.refusals) // costs an entry each
-		}
-		r = &refusals{}
-		m.refusals[no.Who.ID] = r
-	}
-	r.times++
-	times := r.times
-	if now.Before(r.next) {
-		m.mu.Unlock()
-		return
-	}
-	r.next, r.times = now.Add(refusalEvery), 0
-	m.mu.Unlock()
-	m.cfg.Audit("token.refused", no.Who, slog.String("source", sourceName(src)), slog.Int64("times", times),
-		slog.Int("status", no.Status), slog.String("why", no.Why))
 }
