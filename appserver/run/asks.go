@@ -100,7 +100,7 @@ func (s *asks) byRequest(id string) *ask {
 // resolved learns that a question was settled; what the answer was, a gate says, or
 // the item's end.
 func (t *turn) resolved(request string) {
-	if a := t.asks.byRequest(request); a != nil {
+	if a := t.asks.byRequest(request); a != nil && t.why == "" { // what we gave up is settled too, and was not answered
 		t.settle(a)
 	}
 }
@@ -162,8 +162,8 @@ func decision(method string, result json.RawMessage) string {
 	return ""
 }
 
-// ended learns from an item's end how it was answered, where nobody said.
-func (s *asks) ended(it protocol.Item) {
+// answeredBy learns from an item's end how a question was answered, where nobody said.
+func (t *turn) answeredBy(it protocol.Item) {
 	status := ""
 	switch b := it.Body.(type) {
 	case *protocol.CommandExecution:
@@ -173,8 +173,8 @@ func (s *asks) ended(it protocol.Item) {
 	default:
 		return
 	}
-	for _, a := range s.all {
-		if a.item != it.ID || a.Decision != "" {
+	for _, a := range t.asks.all {
+		if a.item != it.ID || a.Decision != "" || t.why != "" && !a.Answered {
 			continue
 		}
 		if a.Decision = protocol.DecisionAccept; status == protocol.ItemDeclined {

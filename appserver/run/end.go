@@ -110,11 +110,14 @@ func (t *turn) problem(stage string, err error, exit int, hints ...string) *conf
 
 // command is what to type to reach this thread again.
 func (t *turn) command(words string) string {
-	if words == "attach" && t.cfg.Target != "" {
-		return "towline " + strings.TrimPrefix(t.cfg.Target, "--host ")
+	if host, ok := strings.CutPrefix(t.cfg.Target, "--host "); ok && words == "attach" {
+		return "towline " + host
 	}
 	return "towline " + words + " " + string(t.thread) + t.target()
 }
+
+// goOn is the advice for a turn that ended too early.
+func (t *turn) goOn() string { return "go on with it: `" + t.command("exec resume") + " \"go on\"`" }
 
 func (t *turn) target() string {
 	if t.cfg.Target == "" {

@@ -142,15 +142,15 @@ func (t *turn) gaveUp(why string, ended bool) verdict {
 		goesOn = "; the turn may go on there"
 		hints = append(hints, "wait for it: `"+t.command("wait")+"`")
 	} else if t.id != "" {
-		hints = append(hints, "go on with it: `"+t.command("exec --resume")+"`")
+		hints = append(hints, t.goOn())
 	}
 	switch why {
 	case StatusTimeout:
 		return verdict{why, t.problem("timeout", fmt.Errorf("no end after %v%s", t.req.Timeout, goesOn), config.ExitTimeout, hints...)}
 	case StatusApproval:
 		return verdict{why, t.problem("approval", fmt.Errorf("%s%s", t.asks.unanswered(), goesOn), config.ExitApproval, append([]string{
-			"answer it while the next run waits: `towline approvals list`, or `" + t.command("attach") + "`",
-			"or let it do more without asking: see --sandbox in `towline exec --help`",
+			"answer while it waits: `towline approvals list`, or in the UI: `" + t.command("attach") + "`",
+			"or let it do more unasked: see --sandbox in `towline exec --help`",
 		}, hints...)...)}
 	}
 	return verdict{why, t.problem("interrupted", errors.New("stopped by a signal"+goesOn), config.ExitInterrupted, hints...)}
@@ -158,9 +158,10 @@ func (t *turn) gaveUp(why string, ended bool) verdict {
 
 // over is the verdict on a turn that ended. past: it did so while we were not there.
 func (t *turn) over(tn protocol.Turn, past bool) verdict {
-	for _, it := range tn.Items {
-		if _, ok := it.Body.(*protocol.AgentMessage); ok && tn.Status == protocol.TurnCompleted {
-			t.itemCompleted(it)
+	for _, it := range tn.Items { // all of them, or the last message
+		if m, ok := it.Body.(*protocol.AgentMessage); ok && tn.Status == protocol.TurnCompleted {
+			t.itemCompleted(it, true)
+			t.res.Message = m.Text
 		}
 	}
 	if e, ok := t.lines.ended(); ok {
@@ -201,7 +202,7 @@ func (t *turn) over(tn protocol.Turn, past bool) verdict {
 	}
 	if past && t.breaks > 0 {
 		return verdict{StatusLost, t.problem("link", errors.New("the server ended while the turn ran, and the turn with it"), config.ExitLost,
-			"go on with it: `"+t.command("exec --resume")+"`")}
+			t.goOn())}
 	}
 	return verdict{StatusInterrupted, t.problem("turn", errors.New("it was interrupted, from elsewhere"), config.ExitFailure,
 		"see what it did: `"+t.command("attach")+"`")}

@@ -71,7 +71,7 @@ func (t *turn) hearTurn(h heard) (verdict, bool) {
 		if h.method == "item/started" {
 			t.itemStarted(it)
 		} else {
-			t.itemCompleted(it)
+			t.itemCompleted(it, false)
 		}
 	case "item/fileChange/patchUpdated":
 		var f struct {
@@ -128,11 +128,17 @@ func (t *turn) itemStarted(it protocol.Item) {
 }
 
 // itemCompleted tells of the end of an item, once, and enters it into the result.
-func (t *turn) itemCompleted(it protocol.Item) {
-	if t.lines.done[it.ID] {
+// past: it comes from the thread's history.
+func (t *turn) itemCompleted(it protocol.Item, past bool) {
+	known := t.lines.known(it.ID, past)
+	t.lines.done[it.ID] = true
+	if past {
+		t.lines.past[it.ID] = true
+	}
+	if known {
 		return
 	}
-	t.asks.ended(it)
+	t.answeredBy(it)
 	switch b := it.Body.(type) {
 	case *protocol.AgentMessage:
 		t.res.Message = b.Text
@@ -157,8 +163,6 @@ func (t *turn) itemCompleted(it protocol.Item) {
 	}
 	if e, ok := t.lines.completed(it); ok {
 		t.event(e)
-	} else {
-		t.lines.done[it.ID] = true
 	}
 }
 
@@ -203,7 +207,7 @@ func (t *turn) used(raw json.RawMessage, ours bool) {
 		return
 	}
 	t.total = usageOf(u.Total)
-	if !ours {
+	if !ours || t.base == nil && (t.watching || t.breaks > 0) { // what was used before we came is not known
 		return
 	}
 	if t.base == nil {

@@ -27,18 +27,29 @@ func Encode(v any) ([]byte, error) {
 }
 
 // lines makes events of what the server says: it gives items the ids that Codex
-// gives them, and tells each of their steps once, whatever comes twice after a
-// connection was lost.
+// gives them, and tells each of their steps once, though some come twice after a
+// connection was lost: from the thread's history, and from the server as it goes on.
+// While none was lost the server is believed: one that retries may use an id again.
 type lines struct {
 	next    int
 	running map[string]string // the server's id of an item that was told to have begun -> ours
 	done    map[string]bool   // told to have ended
+	past    map[string]bool   // and found in the history when a connection was made anew
 	todo    string            // our id of the plan, "" before there is one
 	plan    []Todo
 }
 
 func newLines() *lines {
-	return &lines{running: make(map[string]string), done: make(map[string]bool)}
+	return &lines{running: make(map[string]string), done: make(map[string]bool), past: make(map[string]bool)}
+}
+
+// known reports whether the end of an item was told already. past: it comes from the
+// history.
+func (l *lines) known(id string, past bool) bool {
+	if past {
+		return l.done[id]
+	}
+	return l.past[id]
 }
 
 func (l *lines) id() string {
@@ -54,7 +65,7 @@ func (l *lines) started(it protocol.Item) (Event, bool) {
 		return Event{}, false
 	}
 	typ, body := bodyOf(it)
-	if body == nil || l.done[it.ID] {
+	if body == nil || l.past[it.ID] {
 		return Event{}, false
 	}
 	id, again := l.running[it.ID]
@@ -75,10 +86,9 @@ func (l *lines) started(it protocol.Item) (Event, bool) {
 // completed is what to tell of an item that has ended, if anything.
 func (l *lines) completed(it protocol.Item) (Event, bool) {
 	typ, body := bodyOf(it)
-	if body == nil || l.done[it.ID] {
+	if body == nil {
 		return Event{}, false
 	}
-	l.done[it.ID] = true
 	id, ok := l.running[it.ID]
 	if !ok {
 		id = l.id()

@@ -350,12 +350,15 @@ func (t *turn) catchUp(ctx context.Context, again bool) (verdict, bool, error) {
 		return verdict{}, false, nil // it is started again
 	}
 	t.id, t.res.TurnID = ours.ID, ours.ID
+	if t.watching && ours.StartedAt != nil {
+		t.began = time.Unix(*ours.StartedAt, 0)
+	}
 	t.begin()
 	for _, it := range ours.Items {
 		if running(it) && ours.Status == protocol.TurnInProgress {
 			t.itemStarted(it)
 		} else {
-			t.itemCompleted(it)
+			t.itemCompleted(it, true)
 		}
 	}
 	if ours.Status != protocol.TurnInProgress {
@@ -394,6 +397,9 @@ func (t *turn) history(ctx context.Context) (*protocol.Turn, error) {
 		}
 		for i := range page.Data {
 			if t.ours(&page.Data[i]) {
+				if page.NextCursor == nil && i == len(page.Data)-1 {
+					t.base = new(protocol.TokenUsage) // it is the thread's first
+				}
 				return &page.Data[i], nil
 			}
 		}
