@@ -54,7 +54,8 @@ type Filter struct {
 	Until  time.Time // before
 }
 
-func (f Filter) takes(e Entry) bool {
+// Takes reports whether e is one of the selected.
+func (f Filter) Takes(e Entry) bool {
 	switch {
 	case f.Event != "" && e.Event != f.Event && !(strings.HasSuffix(f.Event, ".") && strings.HasPrefix(e.Event, f.Event)),
 		f.Who != "" && f.Who != e.Who.Name && f.Who != e.Who.ID,
@@ -178,7 +179,7 @@ func one(line []byte, f Filter, last *int64, take func(Entry) error) error {
 		return nil
 	}
 	*last = e.Seq
-	if !f.takes(e) {
+	if !f.Takes(e) {
 		return nil
 	}
 	return take(e)

@@ -12,6 +12,7 @@ import (
 
 func newRoot() *cobra.Command {
 	var o connectOptions
+	var at remoteFlags
 	root := &cobra.Command{
 		Use:   "towline [HOST]",
 		Short: "Leave a coding agent at work on a machine, reach it from any other",
@@ -23,9 +24,20 @@ func newRoot() *cobra.Command {
 			"  ssh -p 2222 dev-server               its UI, from anywhere\n" +
 			"  towline dev-server                   work on a host of your ssh configuration\n" +
 			"  towline attach                       the same UI, on this machine\n" +
+			"  towline --remote wss://dev:4500 --remote-auth-token-env TOKEN\n" +
+			"                                       the same UI on any app-server\n" +
 			"  codex --remote ws://127.0.0.1:4500   a stock client, after `serve --listen`",
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := at.check(cmd.Flags()); err != nil {
+				return err
+			}
+			if at.given() {
+				if err := onlyHosts(cmd); err != nil {
+					return err
+				}
+				return runRemote(cmd, &at, args, o.fresh)
+			}
 			if len(args) == 0 {
 				return cmd.Help()
 			}
@@ -39,8 +51,9 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	o.flags(root)
+	at.flags(root.Flags())
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newStatus(), newTry(), newAudit(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newToken(), newRemoteControl(), newService(), newSupervise(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
+	root.AddCommand(newConnect(), newBridge(), newDoctor(), newDetach(), newServe(), newAppServer(), newAttach(), newExec(), newWait(), newStatus(), newTry(), newAudit(), newApprovals(), newHosts(checkThrough), newLogin(), newLogout(), newCredentials(), newToken(), newRemoteControl(), newService(), newSupervise(), newVersion(), newAskpass(), helpConfig(), helpExitCodes())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &config.Problem{Err: err, Hints: []string{"see `" + cmd.CommandPath() + " --help`"}, Exit: config.ExitUsage}
 	})
