@@ -34,6 +34,9 @@ type Thread struct {
 	Name            *string         `json:"name"`
 	ProjectID       *string         `json:"projectId"`
 	Turns           []Turn          `json:"turns"`
+	// InterruptedTurn is the last turn when the end of the host's process cut it
+	// short: Towline's own, for clients that offer to go on with it.
+	InterruptedTurn string `json:"towlineInterruptedTurn,omitempty"`
 }
 
 // GitInfo is the state of the project's repository when the thread began.

@@ -183,6 +183,12 @@ var scenes = map[string]func(b *bench){
 		b.draw()
 		b.clock = b.clock.Add(readingGrace)
 	},
+	"interrupted": func(b *bench) {
+		o := opened("t-1", "fix flaky checkout test", turn("u-1", "interrupted",
+			userItem("i1", "The checkout test fails one run in ten. Find out why."), agentItem("i2", "I'll run it repeatedly.")))
+		o["thread"].(obj)["towlineInterruptedTurn"] = "u-1"
+		b.open1(o)
+	},
 	"threads": func(b *bench) {
 		b.conversation()
 		b.press("ctrl+t")

@@ -134,6 +134,8 @@ func (m *model) chromeKey(k tea.KeyPressMsg) tea.Cmd {
 		return m.interrupt()
 	case "ctrl+t":
 		return m.openPicker()
+	case "ctrl+r":
+		return m.goOn()
 	case "ctrl+o":
 		m.openPager(m.tr.LastFoldable())
 	case "ctrl+l":

@@ -310,7 +310,7 @@ func (m *model) rowState(r *row) (glyph, words string, bad bool) {
 			return "✘", "failed: " + r.err, true
 		}
 		return "✘", "failed", true
-	case r.last == protocol.TurnInterrupted:
+	case r.last == protocol.TurnInterrupted, r.last == "" && r.InterruptedTurn != "":
 		return "■", "interrupted", false
 	case r.Preview == "":
 		return "○", "new", false

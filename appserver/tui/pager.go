@@ -136,6 +136,7 @@ func helpLines(m *model, w int) []string {
 	head("Working")
 	row("esc", "stop the turn")
 	row("ctrl+c", "clear what is written; else stop the turn; twice: leave")
+	row("ctrl+r, /continue", "go on with an interrupted turn")
 	row("ctrl+d, /detach", "leave; the thread goes on without you")
 	row("ctrl+t", "all threads: which work, which wait for you")
 	head("Reading")

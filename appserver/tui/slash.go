@@ -46,6 +46,7 @@ func init() { // the table refers to functions that refer to it
 		{name: "model", args: "[model]", about: "choose the model", role: protocol.RoleOperator, thread: true, run: (*model).chooseModel},
 		{name: "approvals", alias: "permissions", about: "what may be done without asking", role: protocol.RoleOperator, thread: true, run: func(m *model, _ string) tea.Cmd { return m.chooseApprovals() }},
 		{name: "interrupt", alias: "stop", about: "stop the turn (esc)", run: func(m *model, _ string) tea.Cmd { return m.interrupt() }},
+		{name: "continue", about: "go on with an interrupted turn (ctrl+r)", role: protocol.RoleOperator, thread: true, run: func(m *model, _ string) tea.Cmd { return m.goOn() }},
 		{name: "copy", about: "copy the last answer to this terminal's clipboard", run: slashCopy},
 		{name: "status", about: "this thread, this host, this connection", run: func(m *model, _ string) tea.Cmd { return m.showStatus() }},
 		{name: "who", about: "who else is attached", run: func(m *model, _ string) tea.Cmd { return m.showWho() }},

@@ -275,6 +275,7 @@ func (m *model) show(op *opening, msg openedMsg) (fresh int) {
 			m.cur.since = time.Unix(*t.StartedAt, 0)
 		}
 	}
+	m.offerToGoOn(o.Thread.InterruptedTurn)
 	if same {
 		m.unsent(old.pending, msg.turns, seen, old.done)
 		return max(m.tr.Len()-before, 0)

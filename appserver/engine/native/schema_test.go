@@ -39,6 +39,8 @@ var odd = map[string]string{
 	"account/rateLimits/read":    "v2/GetAccountRateLimitsResponse",
 	"account/gatewayOAuth/read":  "v2/GatewayOAuthReadResponse",
 	"remoteControl/status/read":  "v2/RemoteControlStatusReadResponse",
+	"remoteControl/enable":       "v2/RemoteControlEnableResponse",
+	"remoteControl/disable":      "v2/RemoteControlDisableResponse",
 	"account/logout":             "v2/LogoutAccountResponse",
 	"account/usage/read":         "v2/GetAccountTokenUsageResponse",
 	"windowsSandbox/readiness":   "v2/WindowsSandboxReadinessResponse",

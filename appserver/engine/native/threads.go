@@ -30,6 +30,9 @@ func (e *Engine) view(h *thread.Head, status protocol.ThreadStatus, ephemeral bo
 		Status: status, Cwd: h.Settings.Cwd, CliVersion: h.CLIVersion, Source: protocol.StringID(h.Source),
 		ThreadSource: h.ThreadSource, GitInfo: h.Git, Name: h.Name, Turns: []protocol.Turn{},
 	}}
+	if status.Type != protocol.StatusActive {
+		v.InterruptedTurn = h.Interrupted()
+	}
 	if h.Originator != "" {
 		v.Originator = &h.Originator
 	}

@@ -174,8 +174,9 @@ func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Co
 			next.Input, next.ClientMessageID = in.Input, in.ClientID
 			out = l.sample(ctx, t.id, next)
 		}
+		cut := errors.Is(context.Cause(ctx), errStopping)
 		cancel(nil)
-		l.end(t, out)
+		l.end(t, out, cut)
 	}) {
 		l.turn = nil
 		cancel(nil)
@@ -193,8 +194,9 @@ func (l *live) run(byAgent bool, reply func(id string), body func(ctx context.Co
 	return nil
 }
 
-// end records and tells how a turn ended, and starts what was queued.
-func (l *live) end(t *running, out agent.Outcome) {
+// end records and tells how a turn ended, and starts what was queued. cut: this
+// process ends, and with it the turn.
+func (l *live) end(t *running, out agent.Outcome, cut bool) {
 	defer l.e.spent()
 	defer close(t.done)
 	l.mu.Lock()
@@ -205,7 +207,11 @@ func (l *live) end(t *running, out agent.Outcome) {
 	}
 	unread.Revision++
 	spent := l.spend(0, int64(l.e.now().Sub(t.began).Seconds()))
-	if err := l.record(append(spent, thread.TurnEnded(t.id, out.Status, out.Error), thread.SetUnread(unread))...); err != nil {
+	ended := thread.TurnEnded(t.id, out.Status, out.Error)
+	if cut && out.Status == protocol.TurnInterrupted {
+		ended = thread.TurnCut(t.id)
+	}
+	if err := l.record(append(spent, ended, thread.SetUnread(unread))...); err != nil {
 		l.e.log.Error("end of turn not stored", "thread", l.id, "turn", t.id, "err", err)
 	}
 	if len(spent) > 0 {

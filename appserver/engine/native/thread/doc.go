@@ -15,7 +15,7 @@
 //	input     {"input":ResponsesItem}           the model's side of the history
 //	history   {"history":[ResponsesItem…]}      replaces all input before it
 //	usage     {"usage":ThreadTokenUsage}
-//	end       {"turnId":ID,"status":S,"error":TurnError?}
+//	end       {"turnId":ID,"status":S,"error":TurnError?,"cut":bool?}
 //	name      {"name":S}                        "" removes the name
 //	archived  {"archived":bool}
 //	queue     {"queue":[Queued…]}               messages waiting for the thread to be idle
@@ -24,7 +24,7 @@
 // A line that is not such an object is skipped. A last line without its newline
 // is what a crash leaves: it counts when it is complete, and is cut off or
 // completed when the thread is next opened for writing. A turn without its end
-// was interrupted.
+// was interrupted, and cut: its process ended before it did.
 //
 // One process writes a thread at a time: the writer holds flock(2) on the file.
 // Reading needs no lock.

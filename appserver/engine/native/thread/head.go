@@ -22,6 +22,19 @@ type Head struct {
 	UpdatedAtMs int64    `json:"updatedAtMs"` // last record
 	RecencyAtMs int64    `json:"recencyAtMs"` // last turn, or the creation
 	Unread      Unread   `json:"unread"`
+	// Open is the turn that has no end so far, Cut the last one, when the process it
+	// ran in ended before it did.
+	Open string `json:"openTurn,omitempty"`
+	Cut  string `json:"cutTurn,omitempty"`
+}
+
+// Interrupted is the last turn of a thread in which none runs, when the end of a
+// process cut it short; "" when it did not.
+func (h *Head) Interrupted() string {
+	if h.Cut != "" {
+		return h.Cut
+	}
+	return h.Open // nobody was left to say so
 }
 
 // Title is the name, or what stands for it: the first message.
@@ -52,6 +65,13 @@ func (h *Head) apply(r *Record) {
 	case recTurn:
 		h.Turns++
 		h.RecencyAtMs = r.AtMs
+		h.Open, h.Cut = r.TurnID, ""
+	case recEnd:
+		if r.TurnID == h.Open {
+			if h.Open = ""; r.Cut {
+				h.Cut = r.TurnID
+			}
+		}
 	case recItem:
 		if u, ok := r.Item.Body.(*protocol.UserMessage); ok && h.Preview == "" {
 			h.Preview = preview(u.Content)
@@ -88,7 +108,7 @@ func preview(in []protocol.UserInput) string {
 // more than its time. Most of a long thread's bytes are passed over.
 func (h *Head) skim(line []byte) (ok bool) {
 	typ, at, ok := prefix(line)
-	if ok && (typ == recInput || typ == recHistory || typ == recUsage || typ == recEnd || typ == recQueue || typ == recGoal ||
+	if ok && (typ == recInput || typ == recHistory || typ == recUsage || typ == recQueue || typ == recGoal ||
 		typ == recItem && h.Preview != "") {
 		if at > h.UpdatedAtMs {
 			h.UpdatedAtMs = at

@@ -23,7 +23,7 @@ type entry struct {
 
 const (
 	indexFile    = "index.json"
-	indexVersion = 1
+	indexVersion = 2
 	// rescanAfter bounds how stale a list may be about what other processes
 	// wrote. What this process writes is seen at once.
 	rescanAfter = time.Second

@@ -94,6 +94,7 @@ type Record struct {
 	TurnID   string                     `json:"turnId,omitempty"`
 	Status   string                     `json:"status,omitempty"`
 	Error    *protocol.TurnError        `json:"error,omitempty"`
+	Cut      bool                       `json:"cut,omitempty"`
 	Thread   *Meta                      `json:"thread,omitempty"`
 	Settings *Settings                  `json:"settings,omitempty"`
 	Item     *protocol.Item             `json:"item,omitempty"`
@@ -117,6 +118,11 @@ func TurnStarted(turnID string) Record { return Record{Type: recTurn, TurnID: tu
 // TurnEnded records how a turn ended; status is one of the protocol.Turn constants.
 func TurnEnded(turnID, status string, e *protocol.TurnError) Record {
 	return Record{Type: recEnd, TurnID: turnID, Status: status, Error: e}
+}
+
+// TurnCut records that a turn was interrupted by the end of the process it ran in.
+func TurnCut(turnID string) Record {
+	return Record{Type: recEnd, TurnID: turnID, Status: protocol.TurnInterrupted, Cut: true}
 }
 
 // ItemDone records a completed item.

@@ -172,7 +172,7 @@ func (st *Store) Open(id protocol.ThreadID) (*Log, *History, error) {
 		st.log.Warn("thread file has unreadable lines", "thread", id, "lines", h.Skipped)
 	}
 	if turn := h.Interrupt(); turn != "" {
-		r := TurnEnded(turn, protocol.TurnInterrupted, nil)
+		r := TurnCut(turn)
 		r.AtMs = h.Head.UpdatedAtMs
 		if err := l.Append(r); err != nil {
 			_ = l.Close()
