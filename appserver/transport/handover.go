@@ -11,17 +11,13 @@ import (
 type Handed struct {
 	Asked string   // the address as it was configured; with port 0 as that
 	URL   string   // the address it has
-	File  *os.File // whoever gets it closes it; its mode must be left alone
+	File  *os.File // whoever gets it closes it
 }
 
 // HandOver duplicates the socket for another process. The listener goes on until
 // [Listener.Release]: between the two both may accept.
 func (l *Listener) HandOver() (Handed, error) {
-	ln, ok := l.ln.(interface{ File() (*os.File, error) })
-	if !ok {
-		return Handed{}, fmt.Errorf("%s cannot be handed over", l.url)
-	}
-	f, err := ln.File()
+	f, err := duplicate(l.ln)
 	if err != nil {
 		return Handed{}, fmt.Errorf("hand %s over: %w", l.url, err)
 	}
