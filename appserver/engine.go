@@ -43,6 +43,9 @@ type EngineConfig struct {
 	Accounts native.Accounts
 	// CodexHome is where Codex, and Towline with it, keeps its login; "" for nowhere.
 	CodexHome string
+	// CodexArgs are settings for the codex app-server that is started here, as flags
+	// of its own. Another engine has no use for them.
+	CodexArgs []string
 	// ChatGPTBaseURL is Codex's chatgpt_base_url; empty is its default.
 	ChatGPTBaseURL string
 	// Remote is the switch of remote control, for the native engine; nil is none.
@@ -112,7 +115,7 @@ func (c EngineConfig) codex() codex.Config {
 	share := c.Config.Codex.ShareControlSocket
 	return codex.Config{
 		Binary: c.Config.Codex.Binary, CodexHome: c.Config.Codex.Home, RuntimeDir: c.Paths.Runtime,
-		ShareControlSocket: share == nil || *share, Environ: c.Env, Cwd: c.Project, Network: c.codexNetwork(), Log: c.Log,
+		ShareControlSocket: share == nil || *share, Args: c.CodexArgs, Environ: c.Env, Cwd: c.Project, Network: c.codexNetwork(), Log: c.Log,
 	}
 }
 

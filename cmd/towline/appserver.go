@@ -19,9 +19,6 @@ import (
 	"towline/config"
 )
 
-// stdioURL is the address of a program's own standard streams.
-const stdioURL = "stdio://"
-
 func newAppServer() *cobra.Command {
 	var o serveOptions
 	c := &cobra.Command{
@@ -34,10 +31,18 @@ func newAppServer() *cobra.Command {
 		Example: "  towline app-server\n" +
 			"  towline app-server --listen unix://\n" +
 			"  towline app-server --listen ws://127.0.0.1:4500 --listen unix:///run/user/1000/agent.sock\n" +
+			"  towline app-server --listen ws://127.0.0.1:4500 --ws-auth capability-token --ws-token-file ~/token\n" +
+			"  towline app-server --listen wss://0.0.0.0:4500 --ws-auth access-token --ws-tls-cert cert.pem --ws-tls-key key.pem\n" +
 			"  towline app-server start\n" +
 			"  ssh dev-server towline app-server proxy --start",
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("stdio") && cmd.Flags().Changed("listen") {
+				return usageError("the argument '--stdio' cannot be used with '--listen <URL>'")
+			}
+			if err := o.check(); err != nil {
+				return err
+			}
 			paths, cfg, err := setup()
 			if err != nil {
 				return err
@@ -46,7 +51,9 @@ func newAppServer() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringArrayVar(&o.listen, "listen", []string{stdioURL}, "serve at `URL`: stdio://, unix:// (the daemon's own socket), unix://PATH or ws://IP:PORT (repeatable)")
+	o.flags(c, []string{stdioURL}, "stdio://, unix:// (the daemon's own socket), unix://PATH, ws://IP:PORT, wss://IP:PORT, or off: the daemon's own socket alone")
+	f.Bool("stdio", false, "the same as --listen stdio://")
+	o.codex.flags(c)
 	f.StringVar(&o.engine, "engine", "", "what does the work: auto, codex or native")
 	f.StringVar(&o.project, "project", "", "`DIR` new threads work in (default: here)")
 	f.BoolVar(&o.json, "json", false, "print a ready line as one JSON object (not with stdio)")
@@ -58,16 +65,17 @@ func newAppServer() *cobra.Command {
 // appServerAlone is serve without its SSH door.
 func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, out, errOut io.Writer) error {
 	o.sshListen = "off"
-	stdio := slices.Contains(o.listen, stdioURL)
+	urls, stdio, _, err := o.addresses("unix://" + paths.Socket())
+	if err != nil {
+		return err
+	}
 	if stdio && o.json {
 		return &config.Problem{
 			Stage: "listen", Err: errors.New("with stdio, standard output belongs to the protocol"),
 			Hints: []string{"leave --json out, or name another address with --listen"}, Exit: config.ExitUsage,
 		}
 	}
-	// The daemon's own socket is always there.
-	o.listen = slices.DeleteFunc(o.listen, func(l string) bool { return l == stdioURL || l == "unix://" || l == "unix://"+paths.Socket() })
-	if stdio && len(o.listen) == 0 {
+	if stdio && len(urls) == 0 {
 		if s, err := transport.Dial(ctx, "unix://"+paths.FindSocket()); err == nil {
 			return relay(ctx, transport.Stdio(os.Stdin, os.Stdout), s)
 		}
@@ -77,6 +85,9 @@ func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg
 		return err
 	}
 	defer h.close()
+	if err := webSocketBanner(errOut, h.server.Addresses()); err != nil {
+		return err
+	}
 	if !stdio {
 		if o.json {
 			err = announce(out, true, h)

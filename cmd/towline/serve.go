@@ -26,6 +26,7 @@ import (
 // serveOptions are the flags of serve; a set one wins over config.toml.
 type serveOptions struct {
 	listenFlags
+	codex                      codexFlags
 	engine, sshListen, project string
 	json                       bool
 	verbose                    bool
@@ -164,12 +165,15 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		return nil, err
 	}
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
-		Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
+		CodexArgs: o.codex.args(), Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
 		Accounts: login.accounts(), CodexHome: login.home, ChatGPTBaseURL: login.baseURL,
 		AwaitsLogin: os.Getenv(awaitLogin) != "", Network: network,
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := o.codex.fit(engine.Kind); err != nil {
 		return nil, err
 	}
 	if engine.Kind == config.EngineCodex {

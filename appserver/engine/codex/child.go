@@ -26,7 +26,7 @@ type child struct {
 
 // startChild runs `codex app-server --listen url`. The caller must stop it.
 func startChild(c Config, path, url string) (*child, error) {
-	ch := &child{cmd: exec.Command(path, "app-server", "--listen", url), exited: make(chan struct{})} //nolint:noctx // stop ends it, in steps
+	ch := &child{cmd: exec.Command(path, append(append([]string{"app-server"}, c.Args...), "--listen", url)...), exited: make(chan struct{})} //nolint:noctx // stop ends it, in steps
 	ch.cmd.Env, ch.cmd.Dir, ch.cmd.Stderr = c.environ(), c.Cwd, &ch.said
 	if proxy, bypass, _ := c.wanted(); proxy != "" {
 		ch.cmd.Env, ch.proxy = withProxy(ch.cmd.Env, proxy, bypass), proxy

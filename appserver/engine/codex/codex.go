@@ -56,6 +56,9 @@ type Config struct {
 	// ShareControlSocket offers the app-server we start on Codex's own control
 	// socket, so that a plain `codex` typed on this host joins it.
 	ShareControlSocket bool
+	// Args go before those of the app-server we start: Codex's own settings for it.
+	// With any, that server is ours alone, as with Codex: no other is joined.
+	Args []string
 	// Environ is the environment of every codex process, as os.Environ gives it.
 	Environ []string
 	// MinVersion is the oldest codex that will do; empty means DefaultMinVersion.

@@ -109,7 +109,7 @@ func (e *Engine) serve(ctx context.Context) *fault {
 		return &fault{err: bare(err), hints: config.Hints(err), absent: true}
 	}
 	url, socket := "unix://", e.cfg.controlSocket()
-	if !e.cfg.ShareControlSocket {
+	if !e.cfg.ShareControlSocket || len(e.cfg.Args) > 0 {
 		if err := config.PrivateDir(e.cfg.RuntimeDir); err != nil {
 			return &fault{err: bare(err), hints: config.Hints(err), absent: true}
 		}
@@ -143,6 +143,9 @@ func (c Config) homeless() *fault {
 // running lists where a server may already answer: Codex's daemon, or one of
 // ours that outlived us.
 func (e *Engine) running() []string {
+	if len(e.cfg.Args) > 0 {
+		return nil
+	}
 	sockets := []string{e.cfg.controlSocket()}
 	if !e.cfg.ShareControlSocket && e.cfg.RuntimeDir != "" {
 		sockets = append(sockets, e.cfg.privateSocket())
