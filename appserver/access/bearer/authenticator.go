@@ -110,10 +110,11 @@ func named(names map[string]bool, kind, name string) error {
 
 // problem leaves Codex's words alone, and names what of the file is meant.
 func problem(name string, err error) error {
+	p := &config.Problem{Err: err, Hints: []string{"docs/transports.md explains the credentials of a listener"}}
 	if name != "" && name != ModeCapability && name != ModeSigned {
-		err = fmt.Errorf("app_server.auth: %s: %w", name, err)
+		p.Err, p.Exit = fmt.Errorf("app_server.auth: %s: %w", config.OneLine(name), err), config.ExitConfig
 	}
-	return &config.Problem{Err: err, Hints: []string{"docs/transports.md explains the credentials of a listener"}}
+	return p
 }
 
 func (a *Authenticator) addCapability(one Capability) error {

@@ -53,7 +53,7 @@ func TestFlagsAreRefusedInCodexWords(t *testing.T) {
 				_, err = New(c)
 			}
 			var p *config.Problem
-			if !errors.As(err, &p) || p.Error() != tc.want || len(p.Hints) == 0 {
+			if !errors.As(err, &p) || p.Error() != tc.want || !strings.Contains(strings.Join(config.Hints(err), " "), "`") {
 				t.Errorf("got %v\nwant %s", err, tc.want)
 			}
 		})

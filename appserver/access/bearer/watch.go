@@ -49,20 +49,34 @@ func (w *watched) open() error {
 		w.once = !st.Mode().IsRegular()
 		if w.secret && st.Mode().Perm()&0o077 != 0 && !w.once && osfile.ModesMean {
 			// Codex takes it, and so does who mounts secrets into a container.
-			w.log.Warn("a file with a credential can be read by others", "file", w.path, "mode", st.Mode().Perm().String())
+			w.log.Warn("a file with a credential can be read by others; chmod 600 closes it", "file", w.path, "mode", st.Mode().Perm().String())
 		}
 	}
 	text, sum, err := read(w.path)
-	if err != nil {
-		return err
+	var r ring
+	if err == nil {
+		r, err = w.parse(text)
 	}
-	r, err := w.parse(text)
 	if err != nil {
-		return err
+		return w.mend(err)
 	}
 	w.sum = sum
 	w.keys.Store(&r)
 	return nil
+}
+
+// mend adds what to type.
+func (w *watched) mend(err error) error {
+	hint := fmt.Sprintf("make one: `(umask 077; openssl rand -hex 32 > %s)`", w.path)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		hint = "let the user who runs towline read it: `ls -l " + w.path + "`"
+	case errors.Is(err, errPrivate):
+		hint = "write the public half to another file: `openssl pkey -in " + w.path + " -pubout`"
+	case !w.secret:
+		hint = "see what is in it: `openssl pkey -pubin -noout -text -in " + w.path + "`"
+	}
+	return &config.Problem{Err: err, Hints: []string{hint}}
 }
 
 // look reads the file again. Keys that are in it no longer are gone.
