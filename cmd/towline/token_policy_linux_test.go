@@ -52,6 +52,12 @@ allowed_scopes = ["exec"]
 	m.fails(5, "", []string{"token", "rotate", "before"}, "tokens.allowed_roles", oursFile)
 	if out, err := m.run("", m.bin, "token", "list"); err != nil || !strings.Contains(out, "refused by a policy") || !strings.Contains(out, "! policy: tokens.allowed_roles") {
 		t.Errorf("%v\n%s", err, out)
+	} else {
+		for l := range strings.Lines(out) {
+			if len(l) > 81 {
+				t.Errorf("wider than a terminal: %s", l)
+			}
+		}
 	}
 	if out, err := m.run("", m.bin, "token", "policy"); err != nil || !strings.Contains(out, "tokens.max_lifetime = \"8h\"\n  set by "+oursFile) {
 		t.Errorf("%v\n%s", err, out)

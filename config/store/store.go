@@ -47,6 +47,7 @@ var ErrLoose = errors.New("permissions are too open")
 // Store is an open database. Its methods may be called concurrently.
 type Store struct {
 	db     *sql.DB
+	token  *sql.Stmt // tokenByID
 	now    func() time.Time
 	writes atomic.Int64
 }
@@ -87,11 +88,15 @@ func open(ctx context.Context, path string, now func() time.Time) (*Store, error
 		_ = db.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
+	if s.token, err = db.PrepareContext(ctx, tokenByID); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
 	return s, nil
 }
 
 // Close flushes and closes the file. It is idempotent.
-func (s *Store) Close() error { return s.db.Close() }
+func (s *Store) Close() error { return errors.Join(s.token.Close(), s.db.Close()) }
 
 // secure makes the directory and the file private, or says why they are not.
 // SQLite gives -wal and -shm the mode of the main file.

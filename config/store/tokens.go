@@ -14,7 +14,7 @@ const (
 	// MaxTokens bounds those that count; a home that has more has a leak.
 	MaxTokens = 1000
 	// maxDeadTokens bounds the others, whatever their age; the oldest go first.
-	maxDeadTokens = 10_000
+	maxDeadTokens = 2000
 	// maxTokenSecrets bounds the secrets kept of one token; the oldest go first.
 	maxTokenSecrets = 16
 )
@@ -190,7 +190,11 @@ func (s *Store) RevokeToken(ctx context.Context, id string, at int64, by json.Ra
 
 // Token reads one token; ErrNoToken when there is none.
 func (s *Store) Token(ctx context.Context, id string) (Token, error) {
-	t, err := oneToken(ctx, s.db, id)
+	rows, err := s.token.QueryContext(ctx, id)
+	if err != nil {
+		return Token{}, fmt.Errorf("read token: %w", err)
+	}
+	t, err := theToken(scanTokens(rows))
 	if err != nil {
 		return Token{}, fmt.Errorf("read token: %w", err)
 	}
@@ -199,7 +203,11 @@ func (s *Store) Token(ctx context.Context, id string) (Token, error) {
 
 // Tokens lists all tokens, those revoked or expired as well, the latest first.
 func (s *Store) Tokens(ctx context.Context) ([]Token, error) {
-	out, err := readTokens(ctx, s.db, `1 = 1`)
+	rows, err := s.db.QueryContext(ctx, allTokens)
+	if err != nil {
+		return nil, fmt.Errorf("list tokens: %w", err)
+	}
+	out, err := scanTokens(rows)
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
@@ -248,33 +256,38 @@ func (s *Store) inTx(ctx context.Context, f func(*sql.Tx) error) error {
 	return tx.Commit()
 }
 
-// querier is *sql.DB or *sql.Tx.
-type querier interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-}
+// Tokens are read with their secrets in one statement, so that what it says was true
+// at one moment. tokenByID is prepared: each connection that shows a token asks it.
+const (
+	tokenRows = `SELECT t.id, t.name, t.role, t.scope, t.networks, t.created_at, t.created_by, t.issued_at, t.expires_at,
+			t.revoked_at, t.revoked_by, t.used_at, t.used_from, t.uses,
+			coalesce(s.n, 0), s.hash, coalesce(s.created_at, 0), coalesce(s.ends_at, 0), coalesce(s.used_at, 0), coalesce(s.uses, 0)
+		FROM tokens t LEFT JOIN token_secrets s ON s.token_id = t.id`
+	allTokens  = tokenRows + tokenOrder
+	tokenByID  = tokenRows + ` WHERE t.id = ?` + tokenOrder
+	tokenOrder = ` ORDER BY t.created_at DESC, t.rowid DESC, s.n DESC`
+)
 
-func oneToken(ctx context.Context, q querier, id string) (Token, error) {
-	all, err := readTokens(ctx, q, `t.id = ?`, id)
+func oneToken(ctx context.Context, tx *sql.Tx, id string) (Token, error) {
+	rows, err := tx.QueryContext(ctx, tokenByID, id)
 	if err != nil {
 		return Token{}, err
 	}
-	if len(all) == 0 {
-		return Token{}, ErrNoToken
+	return theToken(scanTokens(rows))
+}
+
+func theToken(all []Token, err error) (Token, error) {
+	if err == nil && len(all) == 0 {
+		err = ErrNoToken
+	}
+	if err != nil {
+		return Token{}, err
 	}
 	return all[0], nil
 }
 
-// readTokens reads tokens with their secrets in one statement, so that what it says
-// was true at one moment.
-func readTokens(ctx context.Context, q querier, where string, args ...any) ([]Token, error) {
-	rows, err := q.QueryContext(ctx, `SELECT t.id, t.name, t.role, t.scope, t.networks, t.created_at, t.created_by, t.issued_at, t.expires_at,
-			t.revoked_at, t.revoked_by, t.used_at, t.used_from, t.uses,
-			coalesce(s.n, 0), s.hash, coalesce(s.created_at, 0), coalesce(s.ends_at, 0), coalesce(s.used_at, 0), coalesce(s.uses, 0)
-		FROM tokens t LEFT JOIN token_secrets s ON s.token_id = t.id
-		WHERE `+where+` ORDER BY t.created_at DESC, t.rowid DESC, s.n DESC`, args...)
-	if err != nil {
-		return nil, err
-	}
+// scanTokens reads rows and closes them.
+func scanTokens(rows *sql.Rows) ([]Token, error) {
 	defer func() { _ = rows.Close() }() // Err below tells what went wrong
 	var out []Token
 	for rows.Next() {

@@ -28,6 +28,8 @@ const (
 	MaxOverlap = 30 * 24 * time.Hour
 	// maxNetworks bounds the networks one token is bound to.
 	maxNetworks = 64
+	// maxScopeBytes bounds the text of a scope: lists of tokens travel in one message.
+	maxScopeBytes = 4 << 10
 	// Never is the lifetime of a token that does not expire.
 	Never = "never"
 	// ScopeAll is the scope of a token that may do all that its role allows.
@@ -180,7 +182,11 @@ func scopeWords(role protocol.Role, asked []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.Words(), nil
+	words := s.Words()
+	if len(strings.Join(words, " ")) > maxScopeBytes {
+		return nil, fmt.Errorf("a scope has %d bytes at most", maxScopeBytes)
+	}
+	return words, nil
 }
 
 // networksOf reads networks, each once.

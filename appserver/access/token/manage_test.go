@@ -43,6 +43,7 @@ func TestWhatIsCreated(t *testing.T) {
 		"unknown scope":      {p: CreateParams{Name: "x", Scope: []string{"thred:1"}}, refused: `unknown scope "thred:1"`},
 		"all and something":  {p: CreateParams{Name: "x", Scope: []string{"all", "exec"}}, refused: "stands alone"},
 		"relative project":   {p: CreateParams{Name: "x", Scope: []string{"project:src"}}, refused: "absolute"},
+		"endless scope":      {p: CreateParams{Name: "x", Scope: []string{"project:/" + strings.Repeat("a", 5000)}}, refused: "4096 bytes"},
 		"no network":         {p: CreateParams{Name: "x", Networks: []string{"ten"}}, refused: "neither an address nor a network"},
 		"network with bits":  {p: CreateParams{Name: "x", Networks: []string{"10.0.0.1/8"}}, refused: "the network is 10.0.0.0/8"},
 		"many networks":      {p: CreateParams{Name: "x", Networks: make([]string, 65)}, refused: "64 networks"},

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"time"
 
+	"towline/config/managed"
 	"towline/config/store"
 )
 
@@ -97,6 +98,7 @@ func (m *Manager) check(ctx context.Context, w *watch) {
 // recheckAll judges the tokens of grants anew.
 func (m *Manager) recheckAll(ctx context.Context, grants map[proof]*grant, now time.Time) error {
 	rows := make(map[string]store.Token)
+	policy, broken := m.cfg.Policy()
 	for key, g := range grants {
 		row, known := rows[key.id]
 		if !known {
@@ -106,11 +108,11 @@ func (m *Manager) recheckAll(ctx context.Context, grants map[proof]*grant, now t
 			}
 			rows[key.id] = row
 		}
-		until, stands := m.stands(row, key.n, now)
+		until, ok := stands(row, key.n, now, policy, broken)
 		m.mu.Lock()
-		warn := stands && now.Sub(g.warned) >= warnEvery
+		warn := ok && now.Sub(g.warned) >= warnEvery
 		if m.live[key] == g {
-			if g.until = until; !stands {
+			if g.until = until; !ok {
 				m.lapseLocked(key, g)
 			}
 		}
@@ -137,20 +139,17 @@ func (m *Manager) warn(key proof, g *grant, row store.Token, now time.Time) {
 }
 
 // stands says whether connections made with a secret may stay. While the policy
-// cannot be read they may: somebody is just writing it, and nobody new gets in.
-func (m *Manager) stands(row store.Token, n int, now time.Time) (until time.Time, ok bool) {
+// cannot be read it counts as it would without one: somebody is just writing it, and
+// nobody new gets in.
+func stands(row store.Token, n int, now time.Time, policy managed.Policy, broken error) (until time.Time, ok bool) {
+	if broken != nil {
+		policy = managed.Policy{}
+	}
 	for _, sec := range row.Secrets {
-		if sec.N != n {
-			continue
+		if sec.N == n {
+			until, no := judge(row, sec, now, policy, nil)
+			return until, no == nil
 		}
-		until, no := m.judge(row, sec, now)
-		if no != nil {
-			if _, err := m.cfg.Policy(); err != nil && row.Counts(now.UnixMilli()) && (sec.EndsAt == 0 || now.UnixMilli() < sec.EndsAt) {
-				return until, true
-			}
-			return until, false
-		}
-		return until, true
 	}
 	return until, false
 }

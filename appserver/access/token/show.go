@@ -69,9 +69,10 @@ func (m *Manager) verdict(row store.Token, h hash, src netip.Addr, asked bool) *
 	if !ok {
 		return &Verdict{Why: "its secret is none of this token's: it is forged, or an old one that was forgotten"}
 	}
-	until, no := m.judge(row, sec, m.cfg.Now())
+	policy, broken := m.cfg.Policy()
+	until, no := judge(row, sec, m.cfg.Now(), policy, broken)
 	if no == nil && asked {
-		no = m.judgeSource(row, src)
+		no = judgeSource(row, src, policy)
 	}
 	if no != nil {
 		return &Verdict{Secret: sec.N, Why: no.Why}
@@ -170,17 +171,16 @@ func (m *Manager) outlook(t *Token, row store.Token, now time.Time) {
 		return
 	}
 	current := row.Secrets[0]
-	until, no := m.judge(row, current, now)
+	policy, broken := m.cfg.Policy()
+	until, no := judge(row, current, now, policy, broken)
 	if no != nil {
 		t.State, t.Refused = StateRefused, no.Why
 		return
 	}
-	if p, err := m.cfg.Policy(); err == nil {
-		if every := p.TokenRotation(); every > 0 {
-			t.RotateBy = timeOf(current.CreatedAt).Add(every)
-			if soon(timeOf(current.CreatedAt), t.RotateBy, now) {
-				t.Warnings = append(t.Warnings, fmt.Sprintf("a policy ends its secret in %s: rotate it before", left(t.RotateBy, now)))
-			}
+	if every := policy.TokenRotation(); every > 0 {
+		t.RotateBy = timeOf(current.CreatedAt).Add(every)
+		if soon(timeOf(current.CreatedAt), t.RotateBy, now) {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("a policy ends its secret in %s: rotate it before", left(t.RotateBy, now)))
 		}
 	}
 	if !until.IsZero() && soon(timeOf(row.IssuedAt), until, now) && !until.Equal(t.RotateBy) {

@@ -45,9 +45,10 @@ func (m *Manager) Verify(ctx context.Context, text string, src netip.Addr) (acce
 		return access.Principal{}, err
 	}
 	now := m.cfg.Now()
-	until, no := m.judge(row, sec, now)
+	policy, broken := m.cfg.Policy()
+	until, no := judge(row, sec, now, policy, broken)
 	if no == nil {
-		no = m.judgeSource(row, src)
+		no = judgeSource(row, src, policy)
 	}
 	if no != nil {
 		no.Who = p
@@ -124,8 +125,8 @@ func principalOf(row store.Token) (access.Principal, error) {
 }
 
 // judge says until when a secret of a token counts, or why it does not, wherever it
-// comes from. A zero time is for ever.
-func (m *Manager) judge(row store.Token, sec store.TokenSecret, now time.Time) (until time.Time, no *access.Refusal) {
+// comes from. A zero time is for ever; broken is why there is no policy.
+func judge(row store.Token, sec store.TokenSecret, now time.Time, p managed.Policy, broken error) (until time.Time, no *access.Refusal) {
 	at := now.UnixMilli()
 	switch {
 	case row.RevokedAt != 0:
@@ -136,9 +137,8 @@ func (m *Manager) judge(row store.Token, sec store.TokenSecret, now time.Time) (
 		return until, &access.Refusal{Status: http.StatusUnauthorized, Body: bodySuperseded, Why: "its secret was replaced, and ended at " + stamp(sec.EndsAt)}
 	}
 	until = earliest(timeOf(row.ExpiresAt), timeOf(sec.EndsAt))
-	p, err := m.cfg.Policy()
-	if err != nil {
-		return until, forbidden(err)
+	if broken != nil {
+		return until, forbidden(broken)
 	}
 	facts, err := factsOf(row)
 	if err != nil {
@@ -155,7 +155,7 @@ func (m *Manager) judge(row store.Token, sec store.TokenSecret, now time.Time) (
 }
 
 // judgeSource says whether a token may come from src.
-func (m *Manager) judgeSource(row store.Token, src netip.Addr) *access.Refusal {
+func judgeSource(row store.Token, src netip.Addr, p managed.Policy) *access.Refusal {
 	src = sourceAddr(src)
 	if len(row.Networks) > 0 {
 		within := false
@@ -167,11 +167,7 @@ func (m *Manager) judgeSource(row store.Token, src netip.Addr) *access.Refusal {
 			return &access.Refusal{Status: http.StatusForbidden, Body: bodyNetwork, Why: fmt.Sprintf("it may not be used from %s", src)}
 		}
 	}
-	p, err := m.cfg.Policy()
-	if err == nil {
-		err = p.CheckTokenSource(src)
-	}
-	if err != nil {
+	if err := p.CheckTokenSource(src); err != nil {
 		return forbidden(err)
 	}
 	return nil

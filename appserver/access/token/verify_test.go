@@ -4,12 +4,15 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"towline/appserver/access"
 	"towline/appserver/protocol"
+	"towline/config/managed"
+	"towline/config/store"
 )
 
 func TestPrincipalOfAToken(t *testing.T) {
@@ -165,5 +168,27 @@ func TestUseIsNotedAndSurvives(t *testing.T) {
 	stop()
 	if s, err := r.m.Show(t.Context(), ShowParams{ID: "ci"}); err != nil || s.Uses != 6 {
 		t.Errorf("%d uses, %v", s.Uses, err)
+	}
+}
+
+// BenchmarkVerify is what a token adds to a connection.
+func BenchmarkVerify(b *testing.B) {
+	st, err := store.Open(b.Context(), filepath.Join(b.TempDir(), "state", "towline.db"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = st.Close() }()
+	m, err := New(Config{Store: st, Policy: func() (managed.Policy, error) { return managed.Load(managed.Options{}) }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := m.Create(b.Context(), admin, CreateParams{Name: "ci"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := m.Verify(b.Context(), c.Secret, here); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
