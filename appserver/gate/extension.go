@@ -74,8 +74,12 @@ func (c *client) local(ctx context.Context, env protocol.Envelope) bool {
 func (c *client) session(ctx context.Context) protocol.Session {
 	you := c.presence()
 	you.You = true
+	var restarted *protocol.Restarted
+	if c.g.cfg.Status != nil {
+		restarted = c.g.cfg.Status().Restarted
+	}
 	s := protocol.Session{
-		Principal: you, Host: c.g.cfg.Host, Project: c.g.cfg.Project, LastThread: c.g.lastThread(ctx, c.who.Principal),
+		Restarted: restarted, Principal: you, Host: c.g.cfg.Host, Project: c.g.cfg.Project, LastThread: c.g.lastThread(ctx, c.who.Principal),
 		Engine: c.shown(c.g.cfg.Engine.State()), Rehearsal: c.g.cfg.Rehearsal,
 	}
 	if c.scope == nil {

@@ -61,7 +61,8 @@ type Session struct {
 	Project    string      `json:"project"`
 	LastThread *ThreadID   `json:"lastThread"` // where this principal was when it left
 	Engine     EngineState `json:"engine"`
-	Rehearsal  bool        `json:"rehearsal"` // answers come from the offline instrument
+	Rehearsal  bool        `json:"rehearsal"`           // answers come from the offline instrument
+	Restarted  *Restarted  `json:"restarted,omitempty"` // as in [HostStatus]
 }
 
 // Presence is one attached connection, or the person behind it.
@@ -135,11 +136,23 @@ type HostStatus struct {
 	Threads   struct {
 		Working int `json:"working"`
 		Waiting int `json:"waiting"`
+		// Interrupted are those whose last turn the end of the host cut short, and
+		// nobody has gone on with.
+		Interrupted int `json:"interrupted,omitempty"`
 	} `json:"threads"`
+	// Restarted says why the daemon had to be started again; absent when nothing
+	// went wrong before it.
+	Restarted *Restarted `json:"restarted,omitempty"`
 	// Audit tells that the log of who did what cannot be written; absent when it can.
 	Audit *AuditTrouble `json:"audit,omitempty"`
 	// Lent is the account a client lends this host, absent when none does.
 	Lent *Lent `json:"lent,omitempty"`
+}
+
+// Restarted is the end of the daemon before this one, when that was not asked for.
+type Restarted struct {
+	At     int64  `json:"at"` // Unix milliseconds
+	Reason string `json:"reason"`
 }
 
 // AuditTrouble is a log of who did what that cannot be written.

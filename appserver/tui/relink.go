@@ -272,6 +272,10 @@ func lostWhy(err error) string {
 	return ""
 }
 
+// restartSlack is how much the clocks of a host and of a client may differ before
+// an end of the host's is not taken for what cut the link.
+const restartSlack = 30 * time.Second
+
 // backAfter says that a loss is over and, where it is known, what it was.
 func (m *model) backAfter(since time.Time, why error) string {
 	s := "back after " + ago(m.now().Sub(since))
@@ -286,6 +290,8 @@ func (m *model) backAfter(since time.Time, why error) string {
 		return s + ": " + string(engine)
 	case errors.Is(why, errReplaced):
 		return "connected anew"
+	case m.session != nil && m.session.Restarted != nil && time.UnixMilli(m.session.Restarted.At).After(since.Add(-restartSlack)):
+		return s + ": the host was started again (" + text.CleanLine(m.session.Restarted.Reason) + ")"
 	}
 	return s
 }

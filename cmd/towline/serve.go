@@ -313,6 +313,7 @@ type host struct {
 
 func (h *host) describe(st *protocol.HostStatus) {
 	st.SSH, st.HostKey = h.sshAddr(), h.fingerprint()
+	st.Restarted = restartedAfter(h.paths, st.StartedAt)
 }
 
 func (h *host) sshAddr() string {

@@ -119,7 +119,14 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 	for _, l := range st.Listen {
 		line("listen", l)
 	}
-	line("threads", fmt.Sprintf("%d working, %d waiting for you", st.Threads.Working, st.Threads.Waiting))
+	threads := fmt.Sprintf("%d working, %d waiting for you", st.Threads.Working, st.Threads.Waiting)
+	if n := st.Threads.Interrupted; n > 0 {
+		threads += fmt.Sprintf(", %d interrupted: open one and press ctrl+r to go on", n)
+	}
+	line("threads", threads)
+	if r := st.Restarted; r != nil {
+		line("restarted", howLong(time.UnixMilli(r.At))+" ago: "+printable(r.Reason))
+	}
 	if l := st.Lent; l != nil {
 		line("login", "lent by "+printable(l.By.Name)+" ("+printable(l.By.Via)+"), workspace "+printable(l.Account))
 	}

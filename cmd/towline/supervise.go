@@ -11,9 +11,11 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"towline/appserver/protocol"
 	"towline/appserver/supervisor"
 	"towline/config"
 )
@@ -146,4 +148,21 @@ func programPath() (string, error) {
 		return typed, nil
 	}
 	return self, nil
+}
+
+// restartSoon is how soon after an end the daemon that is started again begins, at
+// most: the supervisor waits no longer than a minute.
+const restartSoon = 5 * time.Minute
+
+// restartedAfter is why a daemon that began at a time, in Unix seconds, had to be started again, nil
+// when nothing went wrong before it.
+func restartedAfter(paths config.Paths, began int64) *protocol.Restarted {
+	st, alive := supervisor.Find(paths.State)
+	if !alive || st.Last == nil || st.Restarts == 0 {
+		return nil
+	}
+	if d := time.Unix(began, 0).Sub(st.Last.At); d > restartSoon || d < -2*time.Second {
+		return nil
+	}
+	return &protocol.Restarted{At: st.Last.At.UnixMilli(), Reason: config.OneLine(st.Last.Reason())}
 }
