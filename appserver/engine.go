@@ -14,11 +14,13 @@ import (
 	"time"
 
 	"towline/appserver/engine/codex"
+	"towline/appserver/engine/elder"
 	"towline/appserver/engine/native"
 	"towline/appserver/engine/native/model"
 	"towline/appserver/engine/native/rehearsal"
 	"towline/appserver/engine/native/tool/exec"
 	"towline/appserver/gate"
+	"towline/appserver/handover"
 	"towline/config"
 )
 
@@ -28,6 +30,10 @@ type Engine struct {
 	Kind      string // config.EngineCodex or config.EngineNative
 	Rehearsal bool   // answers come from the offline instrument
 	Why       string // one line: why this one
+	// Native is the engine itself where it is the native one, and Elders stands
+	// before it: turns of an earlier daemon that go on in their own process.
+	Native *native.Engine
+	Elders *elder.Engine
 }
 
 // EngineConfig is what the choice depends on.
@@ -217,8 +223,10 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 	if c.Remote != nil { // a nil one would not be nil there
 		remote = c.Remote
 	}
+	elders := elder.NewEngine(elder.Config{Dir: func() string { return filepath.Dir(handover.Socket(c.Paths.Socket())) }, Log: c.Log})
 	eng, err := native.New(native.Config{
-		Remote: remote, Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,
+		Elsewhere: elders,
+		Remote:    remote, Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,
 		Dir: c.Paths.Threads(), Home: c.Paths.Home(), Cwd: c.Project, Version: c.Version, Provider: provider,
 		Models:   []native.Model{{ID: n.Model, ContextWindow: n.ContextWindow, Efforts: []string{"low", "medium", "high"}, DefaultEffort: "medium"}},
 		Streamer: streamer, Approval: n.ApprovalPolicy, Sandbox: n.SandboxMode,
@@ -227,7 +235,8 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 	if err != nil {
 		return Engine{}, &config.Problem{Stage: "engine", Err: err, Exit: config.ExitConfig}
 	}
-	return Engine{Engine: eng, Kind: config.EngineNative, Rehearsal: n.Rehearsal, Why: why}, nil
+	elders.Use(eng)
+	return Engine{Engine: elders, Native: eng, Elders: elders, Kind: config.EngineNative, Rehearsal: n.Rehearsal, Why: why}, nil
 }
 
 // hidden is what confined commands must not see: the daemon's sockets and

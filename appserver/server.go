@@ -63,6 +63,8 @@ type Config struct {
 	MayRelay func() error
 	// Egress, when not nil, is asked about clients that lend this host their network.
 	Egress transport.EgressFunc
+	// Succession says how this daemon takes over from another, and others from it.
+	Succession Succession
 	// Audit says how the log of who did what is kept.
 	Audit config.Audit
 	Log   *slog.Logger
@@ -82,13 +84,13 @@ type Server struct {
 	sessions *rpc.Sessions   // streams that outlive their connections
 	started  time.Time
 	clients  census
-	release  func() // of the home
+	succ     *succession
 }
 
 // Open takes the home, which has one daemon, and opens the listeners and the
 // state. Nothing is accepted before Run. Errors are *config.Problem.
 func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
-	s := &Server{cfg: cfg, started: time.Now(), sessions: rpc.NewSessions(rpc.SessionsConfig{Log: cfg.Log})}
+	s := &Server{cfg: cfg, started: time.Now(), sessions: rpc.NewSessions(rpc.SessionsConfig{Log: cfg.Log}), succ: newSuccession()}
 	s.meter = metrics.New(cfg.Version, s.snapshot)
 	defer func() {
 		if err != nil {
@@ -98,7 +100,12 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err := cfg.Paths.Ensure(); err != nil {
 		return nil, err
 	}
-	if s.release, err = cfg.hold(); err != nil {
+	if cfg.Succession.Heir != nil {
+		err = s.claim(ctx)
+	} else {
+		s.succ.lock, err = cfg.hold()
+	}
+	if err != nil {
 		return nil, err
 	}
 	if s.store, err = store.Open(ctx, cfg.Paths.Database()); err != nil {
@@ -120,8 +127,14 @@ func Open(ctx context.Context, cfg Config) (_ *Server, err error) {
 		Host: cfg.Host, Project: cfg.Project, Version: cfg.Version, Rehearsal: cfg.Engine.Rehearsal,
 		DisableUnsandboxed: cfg.DisableUnsandboxed, Rate: cfg.Rate, Status: s.Status,
 	})
+	if cfg.Succession.Heir != nil {
+		s.gate.GoOn()
+	}
 	if err := s.openDoors(ctx); err != nil {
 		return nil, err
+	}
+	if cfg.Succession.Heir == nil {
+		s.listenForHeir(false)
 	}
 	return s, nil
 }
@@ -134,11 +147,11 @@ func (c Config) auditOptions() audit.Options {
 	}
 }
 
-func (c Config) hold() (release func(), err error) {
-	release, other, err := c.Paths.Hold()
+func (c Config) hold() (lock *os.File, err error) {
+	lock, other, err := c.Paths.HoldFile()
 	switch {
 	case err == nil:
-		return release, nil
+		return lock, nil
 	case other.PID != 0:
 		return nil, c.another(fmt.Sprintf("pid %d, at %s", other.PID, other.Socket))
 	}
@@ -184,6 +197,8 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx2 := errgroup.WithContext(ctx)
 	doors, closeDoors := context.WithCancel(context.WithoutCancel(ctx2))
 	defer closeDoors()
+	books, closeBooks := context.WithCancel(context.WithoutCancel(ctx2))
+	defer closeBooks()
 	// What a client lent is taken back while the engine can still be told.
 	engine, endEngine := context.WithCancel(context.WithoutCancel(ctx2))
 	defer endEngine()
@@ -194,8 +209,12 @@ func (s *Server) Run(ctx context.Context) error {
 		endEngine()
 	})
 	g.Go(func() error {
+		defer closeBooks()
 		defer closeDoors()
 		err := s.cfg.Engine.Run(engine)
+		if h := s.succ.elderHost(); h != nil {
+			h.Ended()
+		}
 		if !stop() {
 			<-told
 		}
@@ -205,7 +224,20 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		return err
 	})
-	g.Go(func() error { return s.gate.Run(doors) })
+	g.Go(func() error { return s.gate.Run(books) })
+	if l := s.succ.listener; l != nil {
+		g.Go(func() error { return l.Serve(doors, s) })
+	}
+	g.Go(func() error {
+		select {
+		case <-s.succ.over:
+			closeDoors()
+			s.finish(ctx2)
+			endEngine()
+		case <-doors.Done():
+		}
+		return nil
+	})
 	g.Go(func() error { return s.sessions.Run(doors) })
 	g.Go(func() error { return s.tokens.Run(doors) })
 	g.Go(func() error { return s.auth.Run(doors) })
@@ -230,6 +262,12 @@ func (s *Server) accept(ctx context.Context, st rpc.Stream, p access.Principal, 
 // proved to be p: it answers the WebSocket handshake that comes on rw, and serves
 // the connection until it is over. Run must be running.
 func (s *Server) ServeBytes(ctx context.Context, rw io.ReadWriteCloser, p access.Principal, via, remote string) error {
+	if away, err := s.succ.away(ctx); err != nil {
+		_ = rw.Close()
+		return err
+	} else if away {
+		return s.visitBytes(ctx, rw, p, via, remote)
+	}
 	o := transport.Options{Log: s.cfg.Log, Sessions: s.sessions, Egress: s.cfg.Egress}
 	return transport.ServeBytes(ctx, rw, o, p, via, remote, s.accept)
 }
@@ -237,11 +275,26 @@ func (s *Server) ServeBytes(ctx context.Context, rw io.ReadWriteCloser, p access
 // Serve gives one connection its life at the gate and returns when it is over.
 // It closes the stream. Once the engine has stopped nobody is let in.
 func (s *Server) Serve(ctx context.Context, st rpc.Stream, p access.Principal, via, remote string) error {
-	if !s.clients.enter() {
+	r, err := s.succ.enter(ctx)
+	switch {
+	case err == nil && r == nil && via == "ssh": // its door is still here
+		return s.visit(ctx, st, p, via, remote)
+	case err == nil && r == nil:
+		err = errSucceeded
+	case err == nil:
+		defer r.inside.Done()
+		if !s.clients.enter() {
+			err = errStopping
+		}
+	}
+	if err != nil {
 		_ = st.Close(rpc.ErrClosed)
-		return errStopping
+		return err
 	}
 	defer s.clients.leave()
+	// To the gate it is the client that leaves: what it saw last is kept for whoever
+	// comes next.
+	defer context.AfterFunc(r.ctx, func() { _ = st.Close(context.Cause(r.ctx)) })()
 	return s.gate.Serve(ctx, s.meter.Stream(st, via), gate.Client{Principal: p, Via: via, Remote: remote})
 }
 
@@ -309,9 +362,6 @@ func (s *Server) Status() protocol.HostStatus {
 		Version: s.cfg.Version, PID: os.Getpid(), StartedAt: s.started.Unix(),
 		Home: s.cfg.Paths.Home(), Project: s.cfg.Project, Listen: s.Addresses(), Engine: s.cfg.Engine.State(),
 	}
-	if e, ok := s.cfg.Engine.Engine.(interface{ Interrupted() int }); ok {
-		st.Threads.Interrupted = e.Interrupted()
-	}
 	if s.cfg.Describe != nil {
 		s.cfg.Describe(&st)
 	}
@@ -322,6 +372,17 @@ func (s *Server) Status() protocol.HostStatus {
 func (s *Server) Close() error {
 	s.cfg.Remote.wait()
 	var errs []error
+	if h := s.cfg.Succession.Heir; h != nil && !s.succ.confirmed { // all of it is still another's
+		errs = append(errs, s.ReleaseListeners())
+		h.Close()
+	}
+	if s.succ.listener != nil {
+		errs = append(errs, s.succ.listener.Close())
+	}
+	if h := s.succ.elderHost(); h != nil {
+		errs = append(errs, h.Close())
+	}
+	s.succ.carried.Wait()
 	errs = append(errs, s.doors.close())
 	if s.telling != nil {
 		errs = append(errs, s.telling.Close())
@@ -332,8 +393,8 @@ func (s *Server) Close() error {
 	if s.store != nil {
 		errs = append(errs, s.store.Close())
 	}
-	if s.release != nil {
-		s.release()
+	if s.succ.lock != nil {
+		_ = s.succ.lock.Close() // the lock goes with it
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close the daemon: %w", err)

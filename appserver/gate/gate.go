@@ -211,6 +211,7 @@ type Gate struct {
 
 	ledger *ledger
 	loan   loan
+	quiet  quiet
 	places places
 	stats  counters
 	sealer cipher.AEAD // of cursors, see scope_list.go
@@ -250,6 +251,7 @@ func New(cfg Config) *Gate {
 		g.log = slog.New(slog.DiscardHandler)
 	}
 	g.ledger = newLedger(g)
+	g.cfg.Store = quietStore{cfg.Store, &g.quiet}
 	return g
 }
 

@@ -25,6 +25,7 @@ import (
 type ledger struct {
 	g        *Gate
 	restored sync.Once
+	goesOn   bool // the engine outlived the last process, and so did its questions
 
 	mu sync.Mutex // guards what follows, and every question's fields but its identity
 

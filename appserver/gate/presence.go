@@ -299,7 +299,7 @@ func (g *Gate) recordable(method string) *protocol.Error {
 
 // audit records an event of a client's, or of the gate's own when c is nil.
 func (g *Gate) audit(event string, c *client, attrs ...slog.Attr) {
-	if g.cfg.Audit == nil {
+	if g.cfg.Audit == nil || g.quiet.isSilent() {
 		return
 	}
 	if c == nil {

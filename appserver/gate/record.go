@@ -45,6 +45,11 @@ func approvalOf(row store.Approval) protocol.Approval {
 	return a
 }
 
+// GoOn says that the engine's turns outlived the process before this one: what it
+// had open waits on, and is closed as gone only when its turn ends. It is called
+// before Run and Serve.
+func (g *Gate) GoOn() { g.ledger.goesOn = true }
+
 // restore takes over, once and before any engine connection is made, what an
 // earlier process left open. Its engine is gone unless it was a daemon we had
 // joined; then the questions come again and open the same objects.
@@ -68,6 +73,10 @@ func (l *ledger) takeOver() {
 		}
 		l.all[q.identity] = q
 		l.open++
+		if l.goesOn {
+			q.lost = false
+			continue
+		}
 		l.closeLocked(q, protocol.ApprovalGone)
 		gone = append(gone, q)
 	}

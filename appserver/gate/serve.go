@@ -227,7 +227,7 @@ func (g *Gate) adopt(u *upstream, read <-chan struct{}, end func()) bool {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.running || len(g.orphans) >= maxOrphans {
+	if !g.running || len(g.orphans) >= maxOrphans && !g.quiet.isHeld() {
 		return false
 	}
 	stop := make(chan struct{})

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"towline/config"
@@ -30,7 +31,8 @@ type Server struct {
 	file os.FileInfo // of the socket, to know it again
 	log  *slog.Logger
 
-	one   sync.Mutex // held by the hand-over under way
+	given atomic.Bool // the name on disk is an heir's
+	one   sync.Mutex  // held by the hand-over under way
 	over  chan struct{}
 	ended sync.Once
 }
@@ -50,7 +52,7 @@ func Listen(path string, heir bool, log *slog.Logger) (*Server, error) {
 // Close stops listening and removes the socket, unless it is an heir's by now.
 func (s *Server) Close() error {
 	err := s.ln.Close()
-	if info, e := os.Lstat(s.path); e == nil && s.file != nil && os.SameFile(info, s.file) {
+	if info, e := os.Lstat(s.path); e == nil && !s.given.Load() && s.file != nil && os.SameFile(info, s.file) {
 		_ = os.Remove(s.path)
 	}
 	return err
@@ -220,6 +222,7 @@ func (s *Server) succeed(ctx context.Context, w *wire, d Daemon, hello message) 
 		d.TakeBack(err)
 		return tell(err)
 	}
+	s.given.Store(true)
 	s.log.Info("the successor has taken over", "pid", w.peer, "version", hello.Version)
 	d.Retire(w.peer)
 	s.ended.Do(func() { close(s.over) })

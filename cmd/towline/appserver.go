@@ -58,7 +58,12 @@ func newAppServer() *cobra.Command {
 	f.StringVar(&o.project, "project", "", "`DIR` new threads work in (default: here)")
 	f.BoolVar(&o.json, "json", false, "print a ready line as one JSON object (not with stdio)")
 	f.BoolVar(&o.verbose, "verbose", false, "log what happens in detail")
-	c.AddCommand(newProxy(), newStart(), newStop(), newDial(), newHold())
+	f.BoolVar(&o.takeOver, strings.TrimPrefix(takeOverFlag, "--"), false, "succeed the daemon that runs")
+	f.BoolVar(&o.detached, strings.TrimPrefix(detachedFlag, "--"), false, "nobody waits for this process")
+	for _, name := range []string{"take-over", "detached"} {
+		_ = f.MarkHidden(name) // it exists
+	}
+	c.AddCommand(newProxy(), newStart(), newStop(), newUpgrade(), newDial(), newHold())
 	return c
 }
 
@@ -80,6 +85,7 @@ func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg
 			return relay(ctx, transport.Stdio(os.Stdin, os.Stdout), s)
 		}
 	}
+	o.lasting = !stdio
 	h, err := openHost(ctx, o, paths, cfg, errOut)
 	if err != nil {
 		return err

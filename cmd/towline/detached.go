@@ -196,7 +196,7 @@ func daemonCommand(project string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"app-server", "--listen", "unix://"}
+	args := []string{"app-server", "--listen", "unix://", detachedFlag}
 	if project != "" {
 		args = append(args, "--project", project)
 	}

@@ -27,6 +27,7 @@ func (h *host) openDoor(ctx context.Context, cfg config.SSH) error {
 		return &config.Problem{Stage: "ssh", Err: err, Exit: config.ExitConfig}
 	}
 	door, err := sshd.Listen(ctx, sshd.Config{
+		Socket: h.server.Inherited(doorSSH),
 		Listen: cfg.Listen, HostKeyFile: cfg.HostKey, AuthorizedKeysFile: cfg.AuthorizedKeys, Log: h.log,
 		Self: self, Listens: h.listens,
 		UI:        h.ui,

@@ -158,7 +158,7 @@ func remoteForeground(ctx context.Context, o remoteOptions, paths config.Paths, 
 	if err := paths.SetRemoteControl(true); err != nil {
 		return err
 	}
-	h, err := openHost(ctx, serveOptions{project: o.project}, paths, cfg, errOut)
+	h, err := openHost(ctx, serveOptions{project: o.project, lasting: true}, paths, cfg, errOut)
 	if err != nil {
 		return stillEnabled(err)
 	}

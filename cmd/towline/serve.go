@@ -33,6 +33,8 @@ type serveOptions struct {
 	stopWithStdin              bool
 	comeBack                   string
 	takeOver                   bool // see takeOverFlag
+	detached                   bool // nobody waits for this process
+	lasting                    bool // it may be succeeded
 }
 
 func newServe() *cobra.Command {
@@ -77,7 +79,8 @@ func newServe() *cobra.Command {
 	f.BoolVar(&o.stopWithStdin, "stop-with-stdin", false, "stop when standard input ends")
 	f.StringVar(&o.comeBack, "come-back", "", "what people type to come back, when it is not ssh")
 	f.BoolVar(&o.takeOver, strings.TrimPrefix(takeOverFlag, "--"), false, "succeed the daemon that runs")
-	for _, name := range []string{"stop-with-stdin", "come-back", "take-over"} {
+	f.BoolVar(&o.detached, strings.TrimPrefix(detachedFlag, "--"), false, "nobody waits for this process")
+	for _, name := range []string{"stop-with-stdin", "come-back", "take-over", "detached"} {
 		_ = f.MarkHidden(name) // it exists
 	}
 	return c
@@ -95,6 +98,7 @@ type ready struct {
 }
 
 func serve(ctx context.Context, o serveOptions, paths config.Paths, cfg config.Config, out, errOut io.Writer) error {
+	o.lasting = true
 	h, err := openHost(ctx, o, paths, cfg, errOut)
 	if err != nil {
 		return err
@@ -182,18 +186,27 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		}
 	}
 	h = &host{log: log, login: login, network: network, name: hostName(), comeBack: o.comeBack, engine: engine, paths: paths, ssh: cfg.SSH}
+	succession, err := o.succession(ctx, h, paths)
+	if err != nil {
+		return nil, err
+	}
 	h.server, err = appserver.Open(ctx, appserver.Config{
-		Paths: paths, Engine: engine, Listen: cfg.AppServer.Listen, Listeners: listeners, Metrics: metrics, Host: h.name, Project: project,
+		Succession: succession,
+		Paths:      paths, Engine: engine, Listen: cfg.AppServer.Listen, Listeners: listeners, Metrics: metrics, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Rate: cfg.Gate.Rate, Audit: cfg.Audit, Describe: h.describe, HostLogin: login.stored,
 		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
 		MayRelay: mayRelay,
-		Egress:   h.egress, Log: log,
+		Egress: h.egress, Log: log,
 	})
 	if err != nil {
 		return nil, err
 	}
 	server.Store(h.server)
-	if err := h.openDoor(ctx, cfg.SSH); err != nil {
+	err = h.openDoor(ctx, cfg.SSH)
+	if err == nil {
+		err = h.server.Confirm(ctx)
+	}
+	if err != nil {
 		h.close()
 		return nil, err
 	}
@@ -202,23 +215,35 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 
 // run serves until ctx ends, and waits for everything it started.
 func (h *host) run(ctx context.Context) error {
+	outer := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	// The door closes after the daemon has told its clients how their turns ended.
 	door, closeDoor := context.WithCancel(context.WithoutCancel(ctx))
 	defer closeDoor()
+	if h.door != nil {
+		left := make(chan struct{})
+		h.server.AddDoor(doorSSH, h.door, left)
+		g.Go(func() error {
+			defer close(left)
+			return h.door.Serve(door)
+		})
+	}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	g.Go(func() error {
+		defer end() // also when the daemon has been succeeded
 		defer closeDoor()
 		return h.server.Run(ctx)
 	})
-	if h.door != nil {
-		g.Go(func() error { return h.door.Serve(door) })
-	}
 	g.Go(func() error { return h.network.run(door) })
 	g.Go(func() error { settle(ctx); return nil })
 	// An engine may be given time to end its turns: say so rather than hang.
 	defer context.AfterFunc(ctx, func() { h.log.Info("stopping; a second signal ends at once") })()
 	err := g.Wait()
 	h.log.Info("stopped")
+	if heir := h.server.Succeeded(); heir != 0 && err == nil {
+		err = h.heirs.stay(outer, heir)
+	}
 	return err
 }
 
@@ -308,12 +333,12 @@ type host struct {
 	ssh      config.SSH
 	login    servedLogin
 	network  *lentNetwork
+	heirs    *heirs
 	log      *slog.Logger
 }
 
 func (h *host) describe(st *protocol.HostStatus) {
 	st.SSH, st.HostKey = h.sshAddr(), h.fingerprint()
-	st.Restarted = restartedAfter(h.paths, st.StartedAt)
 }
 
 func (h *host) sshAddr() string {

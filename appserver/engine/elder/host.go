@@ -72,15 +72,17 @@ func (h *Host) Close() error {
 
 // Run serves successors until the engine has nothing left to do, one of them asks
 // it to end, nobody was there for a day, or ctx ends. The engine goes on: whoever
-// called ends it, says so with Ended, and closes the Host.
-func (h *Host) Run(ctx context.Context) {
+// called ends it, says so with Ended, and closes the Host. It reports whether the
+// engine has nothing left to do.
+func (h *Host) Run(ctx context.Context) (done bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g errgroup.Group
 	g.Go(func() error { return h.accept(ctx) })
 	g.Go(func() error {
 		defer cancel()
-		return h.e.Finish(ctx)
+		done = h.e.Finish(ctx) == nil
+		return nil
 	})
 	g.Go(func() error {
 		tick := time.NewTicker(time.Minute)
@@ -104,6 +106,7 @@ func (h *Host) Run(ctx context.Context) {
 		}
 	})
 	_ = g.Wait() // each ends with ctx
+	return done
 }
 
 // Ended says that the engine has ended its turns: successors that asked for it are
