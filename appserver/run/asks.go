@@ -130,7 +130,7 @@ func (t *turn) ledger(raw json.RawMessage) {
 		}
 	}
 	a.ID = row.ID
-	if row.State != protocol.ApprovalAnswered {
+	if row.State != protocol.ApprovalAnswered || row.By == nil && t.why != "" { // the end of the turn settles it too
 		return
 	}
 	a.Decision = decision(row.Method, row.Result)

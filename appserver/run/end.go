@@ -3,6 +3,8 @@ package run
 import (
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +17,9 @@ func (t *turn) finish(v verdict) (*Result, error) {
 	r := &t.res
 	r.Status = v.status
 	r.Usage, r.ThreadUsage = t.spent, t.total
+	for _, id := range slices.Sorted(maps.Keys(t.works)) { // what was left running
+		r.Commands = append(r.Commands, t.works[id])
+	}
 	r.Approvals = t.asks.list()
 	r.Truncated = r.Truncated || t.asks.more
 	r.StartedAt = t.began.UnixMilli()

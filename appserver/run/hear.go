@@ -122,6 +122,9 @@ func (t *turn) warn(text string) {
 
 func (t *turn) itemStarted(it protocol.Item) {
 	t.asks.subject(it)
+	if c, ok := it.Body.(*protocol.CommandExecution); ok && len(t.works) < MaxListed {
+		t.works[it.ID] = commandOf(c)
+	}
 	if e, ok := t.lines.started(it); ok {
 		t.event(e)
 	}
@@ -139,6 +142,7 @@ func (t *turn) itemCompleted(it protocol.Item, past bool) {
 		return
 	}
 	t.answeredBy(it)
+	delete(t.works, it.ID)
 	switch b := it.Body.(type) {
 	case *protocol.AgentMessage:
 		t.res.Message = b.Text
@@ -151,9 +155,7 @@ func (t *turn) itemCompleted(it protocol.Item, past bool) {
 			t.res.Truncated = true
 			break
 		}
-		t.res.Commands = append(t.res.Commands, Command{
-			Command: b.Command, Cwd: b.Cwd, Status: snake(b.Status), ExitCode: b.ExitCode, DurationMs: b.DurationMs,
-		})
+		t.res.Commands = append(t.res.Commands, commandOf(b))
 	case *protocol.FileChange:
 		if b.Status == protocol.ItemCompleted {
 			for _, c := range b.Changes {
@@ -164,6 +166,10 @@ func (t *turn) itemCompleted(it protocol.Item, past bool) {
 	if e, ok := t.lines.completed(it); ok {
 		t.event(e)
 	}
+}
+
+func commandOf(c *protocol.CommandExecution) Command {
+	return Command{Command: c.Command, Cwd: c.Cwd, Status: snake(c.Status), ExitCode: c.ExitCode, DurationMs: c.DurationMs}
 }
 
 // changed enters a file: what became of it since the turn began, not each step.

@@ -40,7 +40,8 @@ type turn struct {
 
 	lines  *lines
 	asks   asks
-	files  map[string]int // path -> place in res.Files
+	files  map[string]int     // path -> place in res.Files
+	works  map[string]Command // item -> a command that has not ended
 	base   *protocol.TokenUsage
 	total  *Usage
 	spent  *Usage
@@ -53,7 +54,7 @@ type turn struct {
 
 func newTurn(cfg Config, req Request) *turn {
 	return &turn{
-		cfg: cfg, req: req, began: time.Now(), mark: "towline-exec-" + rand.Text(), lines: newLines(), files: make(map[string]int),
+		cfg: cfg, req: req, began: time.Now(), mark: "towline-exec-" + rand.Text(), lines: newLines(), files: make(map[string]int), works: make(map[string]Command),
 		res: Result{Type: ResultType, Files: []File{}, Commands: []Command{}, Approvals: []Approval{}},
 	}
 }
@@ -110,6 +111,11 @@ func (t *turn) step(ctx context.Context) (verdict, error) {
 	}
 	first := !t.met
 	t.met = true
+	if t.told {
+		t.told = false
+		t.res.Reconnects++
+		t.note(Note{Kind: NoteBack})
+	}
 	if t.watching || t.sent {
 		v, over, err := t.catchUp(ctx, !first)
 		if err != nil || over {
@@ -120,11 +126,6 @@ func (t *turn) step(ctx context.Context) (verdict, error) {
 		if err := t.start(ctx); err != nil {
 			return verdict{}, err
 		}
-	}
-	if t.told {
-		t.told = false
-		t.res.Reconnects++
-		t.note(Note{Kind: NoteBack})
 	}
 	t.lost, t.tries = time.Time{}, 0
 	if t.req.Detach {
@@ -159,7 +160,11 @@ func (t *turn) mend(ctx context.Context, err error) (verdict, bool) {
 	}
 	if !t.told && t.met {
 		t.told = true
-		t.note(Note{Kind: NoteLost, Text: config.OneLine(err.Error())})
+		n := Note{Kind: NoteLost}
+		if err != errGone { //nolint:errorlint // that alone says nothing more
+			n.Text = config.OneLine(err.Error())
+		}
+		t.note(n)
 	}
 	wait := backoff[min(t.tries, len(backoff)-1)]
 	t.tries++

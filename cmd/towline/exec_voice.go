@@ -193,7 +193,11 @@ func (v *execVoice) note(_ context.Context, n runs.Note) {
 			v.say("!", n.Text)
 		}
 	case runs.NoteLost:
-		v.say("!", "the connection is lost, and mended: "+n.Text)
+		why := ""
+		if n.Text != "" {
+			why = ": " + n.Text
+		}
+		v.say("!", "the connection is lost; trying to get it back"+why)
 	case runs.NoteBack:
 		v.say("!", "the connection is back")
 	case runs.NoteWaiting:
