@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"slices"
 	"strings"
 	"sync"
@@ -327,5 +328,41 @@ func TestHugeTokens(t *testing.T) {
 		if _, err := try(t, a, "Bearer "+text); outcome(err) != "401 "+sayJWT || !strings.Contains(err.Error(), "bytes") {
 			t.Errorf("%d bytes: %s (%v)", len(text), outcome(err), err)
 		}
+	}
+}
+
+// The other PEM blocks that a public key comes in, several of them in a file, and
+// the newer name of EdDSA.
+func TestPEMForms(t *testing.T) {
+	keys := testKeys()
+	rsaKey := keys[kindRSA].(*rsa.PrivateKey)
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: noon}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, keys[kindP384].Public(), keys[kindP384])
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := "a comment\n" + string(pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&rsaKey.PublicKey)})) +
+		string(pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{6}})) +
+		string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) + pemOf(t, keys[kindEd25519].Public())
+	a := open(t, keyFile(t, text, nil))
+	for alg, k := range map[string]kind{"RS256": kindRSA, "ES384": kindP384, "EdDSA": kindEd25519} {
+		if _, err := try(t, a, "Bearer "+sign(t, alg, "any", keys[k], fresh(nil), nil)); err != nil {
+			t.Errorf("%s: %v", alg, err)
+		}
+	}
+	signed := b64([]byte(`{"alg":"Ed25519"}`)) + "." + b64([]byte(body(fresh(nil))))
+	if _, err := try(t, a, "Bearer "+signed+"."+b64(ed25519.Sign(keys[kindEd25519].(ed25519.PrivateKey), []byte(signed)))); err != nil {
+		t.Error(err)
+	}
+	for name, tc := range map[string][2]string{
+		"a block of rubbish": {string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: []byte("x")})), "cannot be read"},
+		"too many blocks":    {strings.Repeat(pemOf(t, keys[kindP256].Public()), maxKeys+1), "more than 64"},
+	} {
+		if _, err := New(keyFile(t, tc[0], nil)); err == nil || !strings.Contains(err.Error(), tc[1]) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := New(keyFile(t, pemOf(t, keys[kindP256].Public()), func(j *JWT) { j.Algorithms = []string{"RS256"} })); err == nil || !strings.Contains(err.Error(), "no key for the algorithms") {
+		t.Errorf("a key that nothing allowed is for: %v", err)
 	}
 }

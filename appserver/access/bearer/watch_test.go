@@ -203,3 +203,29 @@ func TestEndAtExpiry(t *testing.T) {
 		t.Error("its key was taken away")
 	}
 }
+
+func TestLeasesAndTokensAreBounded(t *testing.T) {
+	l := leases{m: map[sum]*lease{}}
+	for i := range maxLeases {
+		if _, err := l.take(sum{byte(i), byte(i >> 8)}, 10, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := l.take(sum{1, 2, 3}, 10, nil); err == nil {
+		t.Error("one too many")
+	}
+	if _, err := l.take(sum{1}, 10, nil); err != nil {
+		t.Error("one that is there:", err)
+	}
+	if l.sweep(11); len(l.m) != 0 {
+		t.Errorf("%d are left", len(l.m))
+	}
+	c := cache{m: map[sum]*proven{}}
+	k := newKey(kindEd25519, nil, nil)
+	for i := range maxProven * 2 {
+		c.put(sum{byte(i), byte(i >> 8)}, &proven{key: k})
+	}
+	if len(c.m) != maxProven || c.get(sum{255, 7}) == nil {
+		t.Errorf("%d tokens are remembered", len(c.m))
+	}
+}
