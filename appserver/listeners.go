@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -223,6 +224,11 @@ func (s *Server) Remote() (urls []string, on bool) {
 		}
 	}
 	return urls, !s.doors.off
+}
+
+// NeedsCredential reports whether nobody comes in at url without one.
+func (s *Server) NeedsCredential(url string) bool {
+	return s.doors.opts.RequireAuth && !strings.HasPrefix(url, "unix://")
 }
 
 // HandOver duplicates the listening sockets that are open for another process,

@@ -38,7 +38,7 @@ func newAppServer() *cobra.Command {
 		Args: usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("stdio") && cmd.Flags().Changed("listen") {
-				return usageError("the argument '--stdio' cannot be used with '--listen <URL>'")
+				return o.usageError("the argument '--stdio' cannot be used with '--listen <URL>'")
 			}
 			if err := o.check(); err != nil {
 				return err
@@ -63,6 +63,7 @@ func newAppServer() *cobra.Command {
 	for _, name := range []string{"take-over", "detached"} {
 		_ = f.MarkHidden(name) // it exists
 	}
+	foldUsages(f)
 	c.AddCommand(newProxy(), newStart(), newStop(), newUpgrade(), newDial(), newHold())
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -34,7 +35,7 @@ type listenFlags struct {
 	auth                                        []string
 	tokenFile, tokenSHA256, secretFile          string
 	issuer, audience, role                      string
-	skew                                        uint64
+	skew                                        string
 	cert, key                                   string
 	acmeDomains                                 []string
 	acmeEmail, acmeDirectory, acmeCache, acmeCA string
@@ -56,7 +57,7 @@ func (l *listenFlags) flags(c *cobra.Command, listen []string, addresses string)
 	f.StringVar(&l.secretFile, "ws-shared-secret-file", "", "`FILE` with the secret that signed bearer tokens (JWT, HS256) are signed with")
 	f.StringVar(&l.issuer, "ws-issuer", "", "what a signed bearer token's `ISSUER` must be")
 	f.StringVar(&l.audience, "ws-audience", "", "what a signed bearer token's `AUDIENCE` must hold")
-	f.Uint64Var(&l.skew, "ws-max-clock-skew-seconds", 0, "by how many `SECONDS` clocks may differ (default 30)")
+	f.StringVar(&l.skew, "ws-max-clock-skew-seconds", "", "by how many `SECONDS` clocks may differ (default 30)")
 	f.StringVar(&l.role, "ws-role", "", "`ROLE` of whoever comes by --ws-auth: observer, approver, operator or admin (default operator)")
 	f.StringVar(&l.cert, "ws-tls-cert", "", "`FILE` with the certificate of wss://, and what it was signed by; read again when it changes")
 	f.StringVar(&l.key, "ws-tls-key", "", "`FILE` with its key, which nobody else can read")
@@ -72,6 +73,39 @@ func (l *listenFlags) flags(c *cobra.Command, listen []string, addresses string)
 	f.StringVar(&l.metricsToken, "metrics-token-file", "", "`FILE` with the bearer token for metrics; needed beyond loopback")
 }
 
+// helpWidth is how wide help may be.
+const helpWidth = 80
+
+// foldUsages breaks what flags say about themselves where a terminal ends: some of
+// these have long names and much to say.
+func foldUsages(f *pflag.FlagSet) {
+	column := 0
+	f.VisitAll(func(f *pflag.Flag) {
+		if name, _ := pflag.UnquoteUsage(f); !f.Hidden {
+			column = max(column, len("      --   ")+len(f.Name)+len(name)+1)
+		}
+	})
+	f.VisitAll(func(f *pflag.Flag) {
+		var b strings.Builder
+		used := 0
+		for i, w := range strings.Fields(f.Usage) {
+			n := len(strings.Trim(w, "`"))
+			switch {
+			case i == 0:
+			case used+1+n > helpWidth-column:
+				b.WriteByte('\n')
+				used = 0
+			default:
+				b.WriteByte(' ')
+				used++
+			}
+			b.WriteString(w)
+			used += n
+		}
+		f.Usage = b.String()
+	})
+}
+
 // addresses sorts out what --listen says: the listeners besides the daemon's own
 // socket, whether standard input and output are one, and whether what the
 // configuration names is left closed.
@@ -84,23 +118,27 @@ func (l *listenFlags) addresses(own string) (urls []string, stdio, off bool, err
 			off = true
 		case url == unixURL || url == own: // always there
 		case slices.Contains(urls, url) && !strings.HasSuffix(url, ":0"):
-			return nil, false, false, usageError("--listen %s is there twice", config.OneLine(url))
+			return nil, false, false, l.usageError("--listen %s is there twice", config.OneLine(url))
 		default:
 			if err := transport.CheckListen(url); err != nil {
-				return nil, false, false, usageError("invalid value '%s' for '--listen <URL>': %w", config.OneLine(url), err)
+				return nil, false, false, l.usageError("invalid value '%s' for '--listen <URL>': %w", config.OneLine(url), err)
 			}
 			urls = append(urls, url)
 		}
 	}
 	if off && len(l.listen) > 1 {
-		return nil, false, false, usageError("--listen off stands alone")
+		return nil, false, false, l.usageError("--listen off stands alone")
 	}
 	return urls, stdio, off, nil
 }
 
 // usageError is one of the command line, exit status 2.
-func usageError(format string, args ...any) error {
-	return &config.Problem{Err: fmt.Errorf(format, args...), Hints: []string{"see `towline app-server --help`"}, Exit: config.ExitUsage}
+func (l *listenFlags) usageError(format string, args ...any) error {
+	name := "app-server"
+	if l.set != nil {
+		name = l.set.Name()
+	}
+	return &config.Problem{Err: fmt.Errorf(format, args...), Hints: []string{"see `towline " + name + " --help`"}, Exit: config.ExitUsage}
 }
 
 // over is the configuration with what the flags say in its place.
@@ -139,10 +177,10 @@ func (l *listenFlags) credentials() (c bearer.Config, tokens bool, err error) {
 	f := bearer.Flags{Auth: l.auth}
 	if l.role != "" {
 		if f.Role, err = protocol.ParseRole(l.role); err != nil {
-			return c, false, usageError("invalid value '%s' for '--ws-role <ROLE>': %w", config.OneLine(l.role), err)
+			return c, false, l.usageError("invalid value '%s' for '--ws-role <ROLE>': %w", config.OneLine(l.role), err)
 		}
 		if !slices.Contains(l.auth, bearer.ModeCapability) && !slices.Contains(l.auth, bearer.ModeSigned) {
-			return c, false, usageError("--ws-role is for --ws-auth capability-token or signed-bearer-token; an access token has a role of its own")
+			return c, false, l.usageError("--ws-role is for --ws-auth capability-token or signed-bearer-token; an access token has a role of its own")
 		}
 	}
 	given := func(name string, v *string) *string {
@@ -154,8 +192,12 @@ func (l *listenFlags) credentials() (c bearer.Config, tokens bool, err error) {
 	f.TokenFile, f.TokenSHA256 = given("ws-token-file", &l.tokenFile), given("ws-token-sha256", &l.tokenSHA256)
 	f.SharedSecretFile = given("ws-shared-secret-file", &l.secretFile)
 	f.Issuer, f.Audience = given("ws-issuer", &l.issuer), given("ws-audience", &l.audience)
-	if l.set != nil && l.set.Changed("ws-max-clock-skew-seconds") {
-		f.MaxClockSkew = &l.skew
+	if given("ws-max-clock-skew-seconds", &l.skew) != nil {
+		n, err := strconv.ParseUint(l.skew, 10, 64)
+		if err != nil {
+			return c, false, l.usageError("invalid value '%s' for '--ws-max-clock-skew-seconds <SECONDS>': invalid digit found in string", config.OneLine(l.skew))
+		}
+		f.MaxClockSkew = &n
 	}
 	c, err = bearer.FromFlags(f)
 	return c, slices.Contains(l.auth, bearer.ModeAccess), err
@@ -165,7 +207,7 @@ func (l *listenFlags) credentials() (c bearer.Config, tokens bool, err error) {
 func (l *listenFlags) check() error {
 	_, _, err := l.credentials()
 	if l.maxConnections < 0 {
-		err = errors.Join(err, usageError("--max-connections %d: at least 1", l.maxConnections))
+		err = errors.Join(err, l.usageError("--max-connections %d: at least 1", l.maxConnections))
 	}
 	return err
 }
@@ -224,4 +266,15 @@ func webSocketBanner(out io.Writer, urls []string) error {
 	}
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// wayIn is the line that says what comes in at url.
+func wayIn(url string, credential bool) string {
+	switch {
+	case transport.Remote(url):
+		return fmt.Sprintf("  others     %s, with a credential\n", url)
+	case credential:
+		return fmt.Sprintf("  codex      codex --remote %s --remote-auth-token-env NAME\n", url)
+	}
+	return fmt.Sprintf("  codex      codex --remote %s\n", url)
 }

@@ -62,7 +62,7 @@ func newServe() *cobra.Command {
 				go func() { _, _ = io.Copy(io.Discard, os.Stdin); cancel() }()
 			}
 			if slices.Contains(o.listen, stdioURL) {
-				return usageError("standard input and output are for `towline app-server`")
+				return o.usageError("standard input and output are for `towline app-server`")
 			}
 			return serve(ctx, o, paths, cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
@@ -83,6 +83,7 @@ func newServe() *cobra.Command {
 	for _, name := range []string{"stop-with-stdin", "come-back", "take-over", "detached"} {
 		_ = f.MarkHidden(name) // it exists
 	}
+	foldUsages(f)
 	return c
 }
 
@@ -303,7 +304,7 @@ func announce(out io.Writer, asJSON bool, h *host) error {
 		fmt.Fprintf(&b, "  ssh        %s\n  host key   %s\n", h.sshCommand(), h.fingerprint())
 	}
 	for _, l := range h.server.Addresses() {
-		fmt.Fprintf(&b, "  codex      codex --remote %s\n", l)
+		b.WriteString(wayIn(l, h.server.NeedsCredential(l)))
 	}
 	if url := h.server.MetricsURL(); url != "" {
 		fmt.Fprintf(&b, "  metrics    %s\n", url)
