@@ -362,6 +362,9 @@ func (s *Server) Status() protocol.HostStatus {
 		Version: s.cfg.Version, PID: os.Getpid(), StartedAt: s.started.Unix(),
 		Home: s.cfg.Paths.Home(), Project: s.cfg.Project, Listen: s.Addresses(), Engine: s.cfg.Engine.State(),
 	}
+	if e, ok := s.cfg.Engine.Engine.(interface{ Interrupted() int }); ok {
+		st.Threads.Interrupted = e.Interrupted()
+	}
 	if s.cfg.Describe != nil {
 		s.cfg.Describe(&st)
 	}

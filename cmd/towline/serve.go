@@ -169,11 +169,12 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err != nil {
 		return nil, err
 	}
+	remote := remoteSwitch(paths, urls, log)
 	engine, err := appserver.OpenEngine(ctx, appserver.EngineConfig{
 		CodexArgs: o.codex.args(), Config: cfg.Engine, Paths: paths, Project: project, Version: version(),
 		Environ: os.Getenv, Env: os.Environ(), Self: self, Log: log,
 		Accounts: login.accounts(), CodexHome: login.home, ChatGPTBaseURL: login.baseURL,
-		AwaitsLogin: os.Getenv(awaitLogin) != "", Network: network,
+		AwaitsLogin: os.Getenv(awaitLogin) != "", Network: network, Remote: remote,
 	})
 	if err != nil {
 		return nil, err
@@ -196,7 +197,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 		Paths:      paths, Engine: engine, Listen: cfg.AppServer.Listen, Listeners: listeners, Metrics: metrics, Host: h.name, Project: project,
 		Version: version(), DisableUnsandboxed: cfg.Gate.DisableUnsandboxed, Rate: cfg.Gate.Rate, Audit: cfg.Audit, Describe: h.describe, HostLogin: login.stored,
 		MayLogIn: func(params json.RawMessage) error { return login.mayLogIn(engine.Kind, params) },
-		MayRelay: mayRelay,
+		MayRelay: mayRelay, Remote: remote,
 		Egress: h.egress, Log: log,
 	})
 	if err != nil {
@@ -340,6 +341,7 @@ type host struct {
 
 func (h *host) describe(st *protocol.HostStatus) {
 	st.SSH, st.HostKey = h.sshAddr(), h.fingerprint()
+	st.Restarted = restartedAfter(h.paths, st.StartedAt)
 }
 
 func (h *host) sshAddr() string {
