@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,9 +25,12 @@ func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f
 func TestKeysAreFetchedNowAndAgain(t *testing.T) {
 	set := jwks(jwkOf(t, testKeys()[kindP256].Public(), "a", ""))
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards what follows
 		away := false
 		var found, fetched []time.Time
 		r, err := newRemote(&JWT{Name: "ci", Issuer: "https://issuer.example", Role: protocol.RoleOperator}, &http.Client{Transport: roundTrip(func(req *http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			if req.Host != "issuer.example" {
 				t.Errorf("it asked %s", req.URL)
 			}
@@ -50,7 +54,7 @@ func TestKeysAreFetchedNowAndAgain(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); r.run(ctx) }()
 		time.Sleep(24 * time.Hour)
-		synctest.Wait()
+		mu.Lock()
 		if n := len(fetched); n < 140 || n > 200 {
 			t.Errorf("%d fetches in a day", n)
 		}
@@ -58,23 +62,26 @@ func TestKeysAreFetchedNowAndAgain(t *testing.T) {
 			t.Errorf("asked %d times where the keys are", n)
 		}
 		away, fetched = true, nil
+		mu.Unlock()
 		time.Sleep(10 * time.Hour)
-		synctest.Wait()
+		mu.Lock()
 		if n := len(fetched); n < 100 || n > 170 {
 			t.Errorf("%d attempts in ten hours of an outage", n)
 		}
 		if last := fetched[len(fetched)-1].Sub(fetched[len(fetched)-2]); last < 3*time.Minute || last > lastRetry {
 			t.Errorf("the last attempts are %v apart", last)
 		}
+		mu.Unlock()
 		if !r.usable() {
 			t.Error("its keys count for a day")
 		}
 		time.Sleep(15 * time.Hour)
-		synctest.Wait()
 		if r.usable() {
 			t.Error("its keys count for more than a day")
 		}
+		mu.Lock()
 		away = false
+		mu.Unlock()
 		time.Sleep(lastRetry)
 		synctest.Wait()
 		if !r.usable() {
