@@ -12,6 +12,7 @@ import (
 // peer recovers by reconnecting and resuming. Order is kept.
 type Outbox struct {
 	s      Stream
+	q      Queuer     // not nil: there is nothing to wait for, see Peer
 	mu     sync.Mutex // guards what follows
 	queue  [][]byte
 	count  int   // messages queued or being written
@@ -129,6 +130,13 @@ func (o *Outbox) addLocked(msg []byte) error {
 	if o.count >= QueueMessages || o.bytes+int64(len(msg)) > QueueBytes && o.count > 0 {
 		o.failLocked(ErrSlow)
 		return ErrSlow
+	}
+	if o.q != nil {
+		if err := o.q.Queue(msg); err != nil {
+			o.failLocked(err)
+			return err
+		}
+		return nil
 	}
 	o.queue = append(o.queue, msg)
 	o.count++

@@ -84,7 +84,9 @@ type reply struct {
 
 // NewPeer makes an end of s. Serve starts it; until then calls wait.
 func NewPeer(s Stream, h Handler) *Peer {
-	return &Peer{s: s, h: h, out: NewOutbox(s), calls: make(map[int64]chan reply)}
+	p := &Peer{s: s, h: h, out: NewOutbox(s)}
+	p.out.q = queuer(s)
+	return p
 }
 
 // Serve reads and dispatches until the stream ends or ctx does, then fails
@@ -93,7 +95,11 @@ func NewPeer(s Stream, h Handler) *Peer {
 func (p *Peer) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	wrote := make(chan error, 1)
-	go func() { err := p.out.Run(ctx); cancel(err); wrote <- err }()
+	if p.out.q == nil {
+		go func() { err := p.out.Run(ctx); cancel(err); wrote <- err }()
+	} else {
+		wrote <- nil
+	}
 	err := p.read(ctx)
 	// A failed write shows up as a closed stream to the reader; the writer's
 	// reason is the one worth telling.
@@ -185,6 +191,9 @@ func (p *Peer) Call(ctx context.Context, method string, params, result any) erro
 	if p.err != nil {
 		p.mu.Unlock()
 		return fmt.Errorf("connection ended: %w", p.err)
+	}
+	if p.calls == nil {
+		p.calls = make(map[int64]chan reply)
 	}
 	p.calls[id] = ch
 	p.mu.Unlock()

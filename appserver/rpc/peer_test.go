@@ -197,7 +197,7 @@ func TestPeerDropsWhatItCannotRead(t *testing.T) {
 func TestFlushBeforeClose(t *testing.T) {
 	const n = 200
 	a, b := Pipe(1)
-	p := NewPeer(b, echo{make(chan string, 8), make(chan *Request, 8)})
+	p := NewPeer(struct{ Stream }{b}, echo{make(chan string, 8), make(chan *Request, 8)})
 	done := make(chan error, 1)
 	go func() { done <- p.Serve(context.Background()) }()
 	for range n {

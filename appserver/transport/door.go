@@ -2,9 +2,11 @@ package transport
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net"
 	"net/http"
@@ -55,10 +57,12 @@ func (r *refusal) write(w http.ResponseWriter) {
 func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	log := d.l.opts.Log
 	taken := false // ConnState never hears of this connection again
+	leave := func() {}
 	defer func() {
 		if v := recover(); v != nil {
 			log.Error("connection panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
 		}
+		leave()
 		if taken {
 			d.running.Done()
 		}
@@ -77,7 +81,6 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		d.egress(w, r, conn, p, remote, func() { taken = true })
 		return
 	}
-	leave := func() {}
 	if no == nil {
 		leave, no = d.enter(p)
 	}
@@ -86,7 +89,6 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		no.write(w)
 		return
 	}
-	defer leave()
 	if d.l.via == viaUnix {
 		w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
 	}
@@ -98,9 +100,25 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // Accept has answered
 	}
 	b := bearing{p: p, via: d.l.via, remote: remote, class: d.l.class()}
-	err = d.l.opts.carry(d.ctx, rpc.NewWebSocketFrom(ws, conn.cork), b, d.accept)
-	if err != nil {
-		log.Debug("link ended", "via", d.l.via, "remote", remote, "err", err)
+	// What net/http holds for a request, its stack and its buffers, is more than a
+	// client needs that says nothing for days: it ends here.
+	gone := leave
+	taken, leave = false, func() {}
+	go d.serve(rpc.NewWebSocketFrom(ws, conn.cork), b, gone) // counted by running
+}
+
+// serve carries a client that is in, until it is over.
+func (d *door) serve(s rpc.Stream, b bearing, leave func()) {
+	log := d.l.opts.Log
+	defer func() {
+		if v := recover(); v != nil {
+			log.Error("connection panicked", "panic", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+		leave()
+		d.running.Done()
+	}()
+	if err := d.l.opts.carry(d.ctx, s, b, d.accept); err != nil {
+		log.Debug("link ended", "via", b.via, "remote", b.remote, "err", err)
 	}
 }
 
@@ -224,7 +242,7 @@ func (d *door) enter(p access.Principal) (leave func(), no *refusal) {
 	leave, ok := d.l.opts.Crowd.enter(p.Key(), d.l.opts.Limits.PerPrincipal)
 	if !ok {
 		d.l.opts.Log.Warn("refused a connection: too many of one principal", "via", d.l.via, "who", p.Name)
-		return nil, &refusal{
+		return func() {}, &refusal{
 			outcome: OutcomePrincipal, status: http.StatusTooManyRequests,
 			body: "too many connections of this credential", header: [2]string{"Retry-After", "10"},
 		}
@@ -291,11 +309,18 @@ func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	*t.taken = true
 	ahead, _ := brw.Reader.Peek(brw.Reader.Buffered()) // it is there
+	ahead = bytes.Clone(ahead)                         // the buffer goes with the request
 	if _, err := t.conn.guard.see(ahead); err != nil {
 		_ = c.Close()
 		return nil, nil, err
 	}
 	t.conn.ws.Store(true)
 	_ = c.SetDeadline(time.Time{}) // the handshake's does not count any more
-	return c, brw, nil
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(ahead), c), max(clientBuffer, len(ahead)))
+	_, _ = in.Peek(len(ahead)) // the library takes what is buffered
+	return c, bufio.NewReadWriter(in, bufio.NewWriterSize(c, clientBuffer)), nil
 }
+
+// clientBuffer is what a client's connection has each way, in bytes. Longer
+// messages go past it; a quarter of net/http's takes the usual ones.
+const clientBuffer = 1 << 10

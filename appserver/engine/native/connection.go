@@ -22,11 +22,12 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	queue chan *rpc.Request // requests that run in order; never full, see rpc.MaxInFlight
-	work  sync.WaitGroup    // requests that run beside, and processes
+	work sync.WaitGroup // requests that run, and processes
 
-	mu       sync.Mutex // guards what follows
-	ready    bool       // initialize was answered
+	mu       sync.Mutex     // guards what follows
+	queue    []*rpc.Request // requests that run in order; at most rpc.MaxInFlight
+	running  bool           // a goroutine takes them
+	ready    bool           // initialize was answered
 	client   protocol.ClientInfo
 	trial    bool // takes experimental methods
 	optOut   map[string]bool
@@ -37,7 +38,7 @@ type conn struct {
 
 func newConn(e *Engine, s rpc.Stream) *conn {
 	c := &conn{
-		e: e, queue: make(chan *rpc.Request, rpc.MaxInFlight+1),
+		e:     e,
 		procs: make(map[string]*process), searches: make(map[string]*searching),
 		watches: make(map[string]chan struct{}),
 	}
@@ -54,7 +55,6 @@ func (c *conn) unsubscribeAll() {
 
 // serve carries the client until it leaves, and cleans up after it.
 func (c *conn) serve() {
-	c.work.Go(c.inOrder)
 	err := c.peer.Serve(c.ctx)
 	c.cancel(err)
 	c.e.wire.Lock()
@@ -69,15 +69,32 @@ func (c *conn) serve() {
 	c.e.log.Debug("client left", "client", c.name(), "cause", err)
 }
 
-// inOrder runs the requests whose order matters.
+// enqueue runs a request whose order matters after those that came before. Most
+// clients are idle, and have no goroutine for that.
+func (c *conn) enqueue(r *rpc.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue = append(c.queue, r)
+	if !c.running {
+		c.running = true
+		c.work.Go(c.inOrder)
+	}
+}
+
+// inOrder runs the requests that wait.
 func (c *conn) inOrder() {
 	for {
-		select {
-		case r := <-c.queue:
-			c.answer(r, c.e.methods[r.Method].run)
-		case <-c.ctx.Done():
+		c.mu.Lock()
+		if len(c.queue) == 0 || c.ctx.Err() != nil {
+			c.queue, c.running = nil, false
+			c.mu.Unlock()
 			return
 		}
+		r := c.queue[0]
+		c.queue[0] = nil
+		c.queue = c.queue[1:]
+		c.mu.Unlock()
+		c.answer(r, c.e.methods[r.Method].run)
 	}
 }
 
@@ -100,7 +117,7 @@ func (c *conn) Request(_ context.Context, r *rpc.Request) {
 	case m.beside:
 		c.work.Go(func() { c.answer(r, m.run) })
 	default:
-		c.queue <- r
+		c.enqueue(r)
 	}
 }
 
@@ -261,6 +278,9 @@ type answers struct {
 	rpc.Stream
 	c *conn
 }
+
+// Over is what the answers are taken out of: what is said goes there as it is.
+func (a *answers) Over() rpc.Stream { return a.Stream }
 
 func (a *answers) Read(ctx context.Context) ([]byte, error) {
 	for {
