@@ -20,6 +20,7 @@ import (
 	"towline/appserver/access"
 	"towline/appserver/protocol"
 	"towline/config"
+	"towline/config/managed"
 	"towline/sshd"
 )
 
@@ -150,6 +151,9 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 
 	if err := policyAtStart(ctx, paths, cfg, log); err != nil {
 		return nil, err
+	}
+	if p, err := managed.Load(managed.Options{}); err == nil && p.AuditOnFailure.Set {
+		cfg.Audit.OnFailure = p.AuditOnFailure.Value
 	}
 	self, err := selfPath()
 	if err != nil {

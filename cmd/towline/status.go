@@ -127,6 +127,14 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 	if r := st.Restarted; r != nil {
 		line("restarted", howLong(time.UnixMilli(r.At))+" ago: "+printable(r.Reason))
 	}
+	if a := st.Audit; a != nil {
+		line("audit", fmt.Sprintf("cannot be written since %s: %s", time.UnixMilli(a.Since).Format(time.DateTime), printable(a.Problem)))
+		after := "they are written once it can"
+		if a.Refuses {
+			after += "; until then nothing is done that would be on record"
+		}
+		line("", fmt.Sprintf("%d entries wait: %s", a.Waiting, after))
+	}
 	if l := st.Lent; l != nil {
 		line("login", "lent by "+printable(l.By.Name)+" ("+printable(l.By.Via)+"), workspace "+printable(l.Account))
 	}

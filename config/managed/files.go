@@ -20,6 +20,7 @@ type towlineFile struct {
 	RemoteControl   *bool      `toml:"allow_remote_control"`
 	LendCredentials *bool      `toml:"allow_lend_credentials"`
 	LendNetwork     *bool      `toml:"allow_lend_network"`
+	AuditOnFailure  string     `toml:"audit_on_failure"`
 	Tokens          tokenTable `toml:"tokens"`
 }
 
@@ -114,6 +115,16 @@ func (p *Policy) add(path string, f towlineFile, also ...string) error {
 	refuseIf(&p.RemoteControl, f.RemoteControl, path)
 	refuseIf(&p.LendCredentials, f.LendCredentials, path)
 	refuseIf(&p.LendNetwork, f.LendNetwork, path)
+	switch f.AuditOnFailure {
+	case "":
+	case config.AuditRefuse, config.AuditContinue:
+		// Refusing is the stricter one.
+		if m := &p.AuditOnFailure; !m.Set || f.AuditOnFailure == config.AuditRefuse && m.Value != config.AuditRefuse {
+			*m = Mandate[string]{Set: true, Value: f.AuditOnFailure, From: path}
+		}
+	default:
+		errs = append(errs, fmt.Errorf("audit_on_failure: %q is none of %s, %s", f.AuditOnFailure, config.AuditRefuse, config.AuditContinue))
+	}
 	errs = append(errs, p.addTokens(path, f.Tokens))
 	return errors.Join(errs...)
 }

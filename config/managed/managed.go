@@ -49,6 +49,7 @@ type Policy struct {
 	RemoteControl   Mandate[bool]
 	LendCredentials Mandate[bool]
 	LendNetwork     Mandate[bool]
+	AuditOnFailure  Mandate[string] // config.AuditRefuse or config.AuditContinue
 	// Files are those that were there and read.
 	Files []string
 
@@ -241,6 +242,9 @@ func (p Policy) Lines() []Line {
 		if l.m.Set {
 			out = append(out, Line{l.key, strconv.FormatBool(l.m.Value), l.m.From})
 		}
+	}
+	if m := p.AuditOnFailure; m.Set {
+		out = append(out, Line{"audit_on_failure", strconv.Quote(m.Value), m.From})
 	}
 	return append(out, p.tokenLines()...)
 }

@@ -147,6 +147,10 @@ func TestTheStrictestWinsAndIsNamed(t *testing.T) {
 			map[string]string{codexs: "allowed_sandbox_modes = [\"read-only\"]\nsomething_new = { a = 1 }\nallow_lend_network = false\n"},
 			nil,
 		},
+		"the audit: refusing is stricter": {
+			map[string]string{ours: "audit_on_failure = \"refuse\"\n"},
+			[]string{`audit_on_failure = "refuse" ` + ours},
+		},
 		"an editor's byte order mark": {
 			map[string]string{ours: "\ufeffallow_lend_network = false\n"},
 			[]string{`allow_lend_network = false ` + ours},
