@@ -298,12 +298,12 @@ func (s *Server) MetricsURL() string {
 
 // snapshot is what metrics look up.
 func (s *Server) snapshot() metrics.Snapshot {
-	st, engine := s.gate.Stats(), s.cfg.Engine.State()
+	st, engine, log := s.gate.Stats(), s.cfg.Engine.State(), s.audit.Counts()
 	return metrics.Snapshot{
 		Attached: st.Attached, Away: st.Away, Listeners: len(s.doors.listeners()),
-		Requests: st.Requests, InFlight: -1, Denied: st.Denied, Limited: st.Limited, Slow: st.Slow, Lapsed: st.Lapsed,
+		Requests: st.Requests, InFlight: st.InFlight, Denied: st.Denied, Limited: st.Limited, Slow: st.Slow, Lapsed: st.Lapsed,
 		ApprovalsOpened: st.ApprovalsOpened, ApprovalsWaiting: st.ApprovalsWaiting,
 		TurnsStarted: st.Turns, TurnsRunning: st.ThreadsWorking, TurnsWaiting: st.ThreadsWaiting,
-		EngineKind: engine.Kind, EngineState: engine.State, AuditEntries: -1, AuditFailures: -1,
+		EngineKind: engine.Kind, EngineState: engine.State, AuditEntries: log.Entries, AuditFailures: log.Failures, AuditWaiting: log.Waiting + log.Lost,
 	}
 }

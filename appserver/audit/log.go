@@ -94,6 +94,27 @@ type Log struct {
 	tried   time.Time
 	cause   error
 	aside   aside
+	counts  Counts
+}
+
+// Counts is what a log has done since it was opened.
+type Counts struct {
+	Entries  int64 // written
+	Failures int64 // attempts to write that failed
+	Waiting  int   // entries that could not be written yet
+	Lost     int   // and beyond what can wait: only counted
+}
+
+// Counts is a snapshot.
+func (l *Log) Counts() Counts {
+	if l == nil {
+		return Counts{}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.counts
+	c.Waiting, c.Lost = len(l.pending), l.dropped
+	return c
 }
 
 // Open opens the log whose file is at path for appending, creating it with mode
@@ -309,6 +330,7 @@ func (l *Log) fail(err error) {
 		l.since = time.Now()
 	}
 	l.cause, l.tried = err, time.Now()
+	l.counts.Failures++
 }
 
 // catchUp writes what waits.
@@ -357,6 +379,7 @@ func (l *Log) append(e entry) error {
 	}
 	l.size += int64(len(line))
 	l.seq++
+	l.counts.Entries++
 	l.prev = string(line[len(line)-len(`"}`)-1-sha256.Size*2 : len(line)-len(`"}`)-1])
 	if err := l.writeHead(); err != nil {
 		l.log.Warn("audit.head cannot be written", "err", err)

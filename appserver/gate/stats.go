@@ -12,6 +12,8 @@ type Stats struct {
 	// they could be taken for two things, and Limited by a rate. Answers are those
 	// to the engine's questions that counted.
 	Requests, Denied, Limited, Answers int64
+	// InFlight are requests without an answer.
+	InFlight int
 	// Messages passed on to clients, and Slow clients dropped because they did not
 	// read.
 	Messages, Slow int64
@@ -46,6 +48,9 @@ func (g *Gate) Stats() Stats {
 	for _, c := range g.everyone() {
 		s.Requests += c.requested.Load()
 		s.Messages += c.passed.Load()
+		c.mu.Lock()
+		s.InFlight += c.requests
+		c.mu.Unlock()
 		if !c.attached() {
 			continue
 		}

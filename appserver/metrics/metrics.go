@@ -21,11 +21,11 @@ import (
 	"towline/appserver/rpc"
 )
 
-// Snapshot is what is looked up when somebody asks. A negative number is one that
-// is not known.
+// Snapshot is what is looked up when somebody asks.
 type Snapshot struct {
 	Attached, Away          int   // clients, and those of them whose link is lost
-	Requests, InFlight      int64 // of clients: ever, and without an answer
+	Requests                int64 // of clients
+	InFlight                int   // of them without an answer
 	Denied, Limited         int64 // of them refused by role or scope, and by a rate
 	Slow, Lapsed            int64 // clients dropped for not reading, and for what they came with
 	ApprovalsOpened         int64
@@ -36,6 +36,7 @@ type Snapshot struct {
 	EngineKind, EngineState string
 	AuditEntries            int64
 	AuditFailures           int64
+	AuditWaiting            int // entries that could not be written
 	Listeners               int
 }
 
@@ -157,19 +158,15 @@ func (m *Metrics) writeTo(w io.Writer) {
 }
 
 func (s Snapshot) write(w io.Writer) {
-	gauge := func(name string, n int64) {
-		if n >= 0 {
-			vm.WriteGaugeUint64(w, "towline_"+name, uint64(n))
-		}
+	gauge := func(name string, n int) {
+		vm.WriteGaugeUint64(w, "towline_"+name, uint64(max(n, 0)))
 	}
 	count := func(name string, n int64) {
-		if n >= 0 {
-			vm.WriteCounterUint64(w, "towline_"+name+"_total", uint64(n))
-		}
+		vm.WriteCounterUint64(w, "towline_"+name+"_total", uint64(max(n, 0)))
 	}
-	gauge("clients_attached", int64(s.Attached))
-	gauge("clients_away", int64(s.Away))
-	gauge("listeners", int64(s.Listeners))
+	gauge("clients_attached", s.Attached)
+	gauge("clients_away", s.Away)
+	gauge("listeners", s.Listeners)
 	count("requests", s.Requests)
 	gauge("requests_in_flight", s.InFlight)
 	count("requests_denied", s.Denied)
@@ -177,12 +174,13 @@ func (s Snapshot) write(w io.Writer) {
 	count("slow_clients", s.Slow)
 	count("lapsed_clients", s.Lapsed)
 	count("approvals_opened", s.ApprovalsOpened)
-	gauge("approvals_waiting", int64(s.ApprovalsWaiting))
+	gauge("approvals_waiting", s.ApprovalsWaiting)
 	count("turns_started", s.TurnsStarted)
-	gauge("turns_running", int64(s.TurnsRunning))
-	gauge("turns_waiting", int64(s.TurnsWaiting))
+	gauge("turns_running", s.TurnsRunning)
+	gauge("turns_waiting", s.TurnsWaiting)
 	count("audit_entries", s.AuditEntries)
 	count("audit_failures", s.AuditFailures)
+	gauge("audit_waiting", s.AuditWaiting)
 	for _, state := range []string{"starting", "ready", "restarting", "failed"} {
 		is := uint64(0)
 		if state == s.EngineState {

@@ -192,13 +192,17 @@ func (d *door) unproved(err error, remote string) *refusal {
 		o.Meter.AuthFailure("host")
 		return &refusal{outcome: OutcomeBroken, status: http.StatusServiceUnavailable, body: "authentication is not available"}
 	}
-	o.Log.Info("refused a credential", "via", d.l.via, "remote", remote, "why", no.Error(), "who", no.Who.Name)
+	// The authenticator writes what an operator should read, and not more of it than
+	// can be read.
+	o.Log.Debug("refused a credential", "via", d.l.via, "remote", remote, "why", no.Error(), "who", no.Who.Name)
 	o.Meter.AuthFailure(failureReason(no))
 	out := &refusal{outcome: OutcomeUnauthorized, status: no.Status, body: no.Body}
-	switch no.Status {
-	case http.StatusUnauthorized:
-	case http.StatusTooManyRequests:
+	switch {
+	case no.Status == http.StatusUnauthorized:
+	case no.Status == http.StatusTooManyRequests:
 		out.outcome = OutcomeLockedOut
+	case no.Status >= http.StatusInternalServerError:
+		out.outcome = OutcomeBroken
 	default:
 		out.outcome = OutcomeForbidden
 	}
