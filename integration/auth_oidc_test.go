@@ -65,6 +65,14 @@ func idToken(t *testing.T, p *peer.OIDCProvider) string {
 func TestIdentityTokenBecomesAPrincipal(t *testing.T) {
 	t.Parallel()
 	provider := peer.StartOIDC(t, peer.OIDC{Auto: "allow"})
+	file := filepath.Join(t.TempDir(), "token")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("let me in")
 	h := peer.Start(t, peer.HostConfig{
 		Args: []string{"--listen", "ws://127.0.0.1:0"},
 		TOML: fmt.Sprintf(`
@@ -72,6 +80,9 @@ func TestIdentityTokenBecomesAPrincipal(t *testing.T) {
 kind = "native"
 [engine.native]
 rehearsal = true
+[[app_server.auth.capability]]
+name = "phone"
+file = %q
 [[app_server.auth.jwt]]
 name = "ci"
 issuer = %q
@@ -79,7 +90,7 @@ audience = [%q]
   [[app_server.auth.jwt.rules]]
   claims = { email = "*@example.com", email_verified = "true" }
   principal = "{email}"
-`, provider.URL, peer.OIDCClient),
+`, file, provider.URL, peer.OIDCClient),
 	})
 	dial := func(token string) (*talker, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), peer.Patience)
@@ -132,6 +143,27 @@ audience = [%q]
 	provider.Outage() // the keys are known by now
 	if _, err := dial(another); err != nil {
 		t.Errorf("while the provider is away: %v", err)
+	}
+
+	// Another credential beside it, exchanged while the host runs.
+	phone, err := dial("let me in")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("open sesame")
+	select {
+	case <-phone.done:
+	case <-time.After(peer.Patience):
+		t.Error("who came by a secret that was taken away is still there")
+	}
+	refused("let me in", "401 invalid websocket bearer token")
+	if _, err := dial("open sesame"); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-c.done:
+		t.Error("somebody else's connection ended with it")
+	default:
 	}
 
 	if err := h.Stop(); err != nil {
