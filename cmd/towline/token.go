@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -147,8 +148,12 @@ func showSecret(cmd *cobra.Command, made token.Created, asJSON bool, more string
 	fmt.Fprintf(&b, "  %s\n", ends(made.Token, time.Now()))
 	b.WriteString(more)
 	if !asJSON {
-		b.WriteString("  It is not shown again. Keep it where your pipeline keeps its secrets, and\n" +
-			"  use it as: towline --remote wss://HOST:PORT --remote-auth-token-env TOKEN\n")
+		command := "towline"
+		if slices.Contains(made.Scope, "exec") {
+			command = "towline exec"
+		}
+		fmt.Fprintf(&b, "  It is not shown again: keep it where secrets are kept. To use it:\n"+
+			"  %s --remote wss://HOST:PORT --remote-auth-token-env TOKEN\n", command)
 	}
 	if made.ExpiresAt.IsZero() {
 		fmt.Fprintf(&b, "warning: it never expires; end it with `towline token revoke %s`\n", made.Name)

@@ -74,7 +74,7 @@ func (m *Manager) Create(ctx context.Context, by access.Principal, c CreateParam
 func (m *Manager) draft(ctx context.Context, by access.Principal, c CreateParams) (store.Token, error) {
 	now := m.cfg.Now()
 	row := store.Token{ID: newID(), Name: c.Name, CreatedAt: now.UnixMilli(), IssuedAt: now.UnixMilli()}
-	if !nameForm.MatchString(c.Name) {
+	if !nameForm.MatchString(c.Name) || strings.HasPrefix(c.Name, prefix) {
 		return row, problem(config.ExitUsage, fmt.Errorf("%q is no name for a token", config.OneLine(c.Name)),
 			"use up to 64 letters, digits and . _ @ + -, like `ci` or `deploy@web-1`")
 	}

@@ -39,6 +39,7 @@ func TestWhatIsCreated(t *testing.T) {
 		"name with a blank":  {p: CreateParams{Name: "a b"}, refused: "is no name"},
 		"name with a line":   {p: CreateParams{Name: "a\n"}, refused: "is no name"},
 		"name like a flag":   {p: CreateParams{Name: "-a"}, refused: "is no name"},
+		"name like a token":  {p: CreateParams{Name: "twl_ci"}, refused: "is no name"},
 		"long name":          {p: CreateParams{Name: strings.Repeat("a", 65)}, refused: "is no name"},
 		"unknown scope":      {p: CreateParams{Name: "x", Scope: []string{"thred:1"}}, refused: `unknown scope "thred:1"`},
 		"all and something":  {p: CreateParams{Name: "x", Scope: []string{"all", "exec"}}, refused: "stands alone"},
