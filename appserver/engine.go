@@ -34,6 +34,8 @@ type Engine struct {
 	// before it: turns of an earlier daemon that go on in their own process.
 	Native *native.Engine
 	Elders *elder.Engine
+	// Codex is the engine itself where it is that one.
+	Codex *codex.Engine
 }
 
 // EngineConfig is what the choice depends on.
@@ -82,13 +84,13 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 	case config.EngineCodex:
 		// A missing or logged-out Codex is the engine's state, not an error here:
 		// it is shown to whoever attaches, and mended without a restart.
-		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "configured"}, nil
+		return c.withCodex("configured"), nil
 	case config.EngineNative:
 		return c.native(ctx, "configured")
 	}
 	ok, err := codex.LoggedIn(ctx, c.codex())
 	if ok {
-		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "codex is installed and logged in"}, nil
+		return c.withCodex("codex is installed and logged in"), nil
 	}
 	hints := config.Hints(err)
 	var problem *config.Problem
@@ -96,7 +98,7 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		err = problem.Err // of its stage, which is ours
 	}
 	if err == nil && c.AwaitsLogin {
-		return Engine{Engine: codex.New(c.codex()), Kind: config.EngineCodex, Why: "codex is installed, and gets a login lent"}, nil
+		return c.withCodex("codex is installed, and gets a login lent"), nil
 	}
 	if err == nil {
 		err = errors.New("codex is installed but not logged in")
@@ -115,6 +117,17 @@ func OpenEngine(ctx context.Context, c EngineConfig) (Engine, error) {
 		),
 		Exit: config.ExitUnavailable,
 	}
+}
+
+func (c EngineConfig) withCodex(why string) Engine {
+	eng, elders := codex.New(c.codex()), c.elders()
+	elders.Use(joined{eng})
+	return Engine{Engine: elders, Codex: eng, Elders: elders, Kind: config.EngineCodex, Why: why}
+}
+
+// elders is what stands before the engine of this process.
+func (c EngineConfig) elders() *elder.Engine {
+	return elder.NewEngine(elder.Config{Dir: func() string { return filepath.Dir(handover.Socket(c.Paths.Socket())) }, Log: c.Log})
 }
 
 func (c EngineConfig) codex() codex.Config {
@@ -223,7 +236,7 @@ func (c EngineConfig) native(ctx context.Context, why string) (Engine, error) {
 	if c.Remote != nil { // a nil one would not be nil there
 		remote = c.Remote
 	}
-	elders := elder.NewEngine(elder.Config{Dir: func() string { return filepath.Dir(handover.Socket(c.Paths.Socket())) }, Log: c.Log})
+	elders := c.elders()
 	eng, err := native.New(native.Config{
 		Elsewhere: elders,
 		Remote:    remote, Accounts: c.Accounts, NeedsLogin: needsLogin, ChatGPTOrigin: origin, LoginWait: wait,

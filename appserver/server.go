@@ -362,7 +362,7 @@ func (s *Server) Status() protocol.HostStatus {
 		Version: s.cfg.Version, PID: os.Getpid(), StartedAt: s.started.Unix(),
 		Home: s.cfg.Paths.Home(), Project: s.cfg.Project, Listen: s.Addresses(), Engine: s.cfg.Engine.State(),
 	}
-	if e, ok := s.cfg.Engine.Engine.(interface{ Interrupted() int }); ok {
+	if e := s.cfg.Engine.Native; e != nil {
 		st.Threads.Interrupted = e.Interrupted()
 	}
 	if s.cfg.Describe != nil {

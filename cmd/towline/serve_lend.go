@@ -110,11 +110,6 @@ func (n *lentNetwork) proxy(ctx context.Context) error {
 	}
 }
 
-// proxied is an engine that uses the network through a proxy.
-type proxied interface {
-	Proxy() (codex.ProxyUse, <-chan struct{})
-}
-
 // egress is appserver.Config's Egress: whether a client may lend its network
 // here, and what becomes of it.
 func (h *host) egress(ctx context.Context, p access.Principal, remote string) (func(context.Context, io.ReadWriteCloser), error) {
@@ -127,7 +122,7 @@ func (h *host) egress(ctx context.Context, p access.Principal, remote string) (f
 	} else if err := policy.CheckLendNetwork(); err != nil {
 		return nil, err
 	}
-	if _, ok := h.engine.Engine.(proxied); ok {
+	if h.engine.Codex != nil {
 		if err := h.network.proxy(ctx); err != nil {
 			return nil, fmt.Errorf("this host has no proxy for its Codex: %w", unstaged(err))
 		}
@@ -147,8 +142,8 @@ func (h *host) egress(ctx context.Context, p access.Principal, remote string) (f
 
 // useNetwork tells a lender how far the engine is with using its network.
 func (h *host) useNetwork(ctx context.Context, tell func(egress.Status)) {
-	e, ok := h.engine.Engine.(proxied)
-	if !ok {
+	e := h.engine.Codex
+	if e == nil {
 		tell(egress.Status{Ready: true})
 		return
 	}

@@ -132,6 +132,8 @@ type Engine struct {
 	socket  string // of the server in use; meaningful when ready
 	proxy   ProxyUse
 	changed chan struct{}
+	owns    bool // a server of ours runs
+	retired bool // see retire.go
 }
 
 // New makes an engine. It does nothing until Run.

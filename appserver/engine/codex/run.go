@@ -48,7 +48,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	for {
 		began := time.Now()
 		f := e.serve(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || e.isRetired() {
 			return nil
 		}
 		if time.Since(began) >= stableAfter {
@@ -174,6 +174,8 @@ func (e *Engine) own(ctx context.Context, path, url, socket string) *fault {
 	if err != nil {
 		return &fault{err: fmt.Errorf("codex cannot be started: %w", err), hints: []string{"run `" + path + " --version` to see what is wrong with it"}}
 	}
+	e.keeps(true)
+	defer e.keeps(false)
 	defer ch.stop(e.cfg.DrainTimeout)
 	w, f := e.await(ctx, ch, socket)
 	if f != nil {

@@ -444,7 +444,9 @@ func (e *Engine) Connect(ctx context.Context) (rpc.Stream, error) {
 	e.mu.Lock()
 	var olds []*elder
 	for old := range e.elders {
-		olds = append(olds, old)
+		if len(old.held) > 0 {
+			olds = append(olds, old)
+		}
 	}
 	e.mu.Unlock()
 	if len(olds) == 0 {
