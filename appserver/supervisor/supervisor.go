@@ -258,13 +258,21 @@ func (s *Supervisor) over(p *process) (bool, error) {
 		return false, nil
 	}
 	s.cur = nil
-	// It may have handed over to one we did not start, or lost the home to it.
-	if pid, ok := s.cfg.Holder(); ok && pid > 0 && pid != p.pid {
-		if s.next != nil && pid == s.next.pid {
-			s.cur, s.next = s.next, nil
-		} else {
-			s.cur = adopt(pid, s.cfg.Holder, s.ended)
+	if s.next != nil {
+		// What was to succeed it has, or is a daemon in its own right now.
+		s.cur, s.next = s.next, nil
+		if e := p.exit(s.cfg.LogFile); e.Status != 0 {
+			s.st.Last = e
+			s.st.Restarts++
 		}
+		s.st.Daemon, s.st.HandOver = s.cur.pid, nil
+		s.log.Info("the successor has taken over", "pid", s.cur.pid)
+		s.phase(Starting)
+		s.note()
+		return false, nil
+	}
+	if pid := s.heir(p); pid > 0 {
+		s.cur = adopt(pid, s.cfg.Holder, s.ended)
 		s.log.Info("another daemon has the home; it is looked after now", "pid", pid)
 		s.st.Daemon = pid
 		s.phase(Starting)
@@ -277,13 +285,6 @@ func (s *Supervisor) over(p *process) (bool, error) {
 		s.log.Info("the daemon has ended in good order", "pid", p.pid)
 		return true, nil
 	}
-	if s.next != nil { // what comes up is a daemon now, not a successor
-		s.cur, s.next = s.next, nil
-		s.st.Last, s.st.Daemon = e, s.cur.pid
-		s.phase(Starting)
-		s.note()
-		return false, nil
-	}
 	if !e.Answered && s.cfg.Final != nil && e.Status > 0 && !e.panicked() && s.cfg.Final(e.Status) {
 		s.log.Error("the daemon cannot start as things are", "reason", e.Reason())
 		s.st.Last, s.st.Final = e, true
@@ -292,6 +293,23 @@ func (s *Supervisor) over(p *process) (bool, error) {
 	s.failed(e)
 	s.note()
 	return false, nil
+}
+
+// heirLimit is how long one that was handed the home may take to say so.
+const heirLimit = 2 * time.Second
+
+// heir is a daemon we did not start that has the home of p, which has ended: it was
+// handed over to it. 0 when nobody has.
+func (s *Supervisor) heir(p *process) int {
+	for end := time.Now().Add(heirLimit); ; time.Sleep(lookEvery) {
+		pid, held := s.cfg.Holder()
+		if !held || time.Now().After(end) {
+			return 0
+		}
+		if pid > 0 && pid != p.pid {
+			return pid
+		}
+	}
 }
 
 // failed remembers a bad end and when to start again.
