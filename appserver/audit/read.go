@@ -26,10 +26,12 @@ type Entry struct {
 	Event string    `json:"event"`
 	Who   Who       `json:"who"`
 	// Via and Remote are the door and the address it came by.
-	Via      string `json:"via"`
-	Remote   string `json:"remote"`
-	Method   string `json:"method"`
-	Thread   string `json:"thread"`
+	Via    string `json:"via"`
+	Remote string `json:"remote"`
+	Method string `json:"method"`
+	Thread string `json:"thread"`
+	// Name is what a token, a login or the like is called.
+	Name     string `json:"name"`
 	Approval string `json:"approval"`
 	Decision string `json:"decision"`
 

@@ -285,10 +285,15 @@ func (g *Gate) lastThread(ctx context.Context, p access.Principal) *protocol.Thr
 }
 
 // recordable is nil unless method would be on record, and the record cannot be
-// written, and the host wants nothing done without. To stop a turn is always
-// possible.
+// written, and the host wants nothing done without. To stop, to take away and to
+// look is always possible.
 func (g *Gate) recordable(method string) *protocol.Error {
-	if protocol.AuditEvent(method) == "" || method == "turn/interrupt" {
+	switch method {
+	case "turn/interrupt", protocol.AccountLogout, "remoteControl/disable", "remoteControl/client/revoke",
+		protocol.ExtTokenRevoke, protocol.ExtTokenList, protocol.ExtTokenShow, protocol.ExtRemoteControl:
+		return nil
+	}
+	if protocol.AuditEvent(method) == "" {
 		return nil
 	}
 	if err := g.cfg.Audit.Ready(); err != nil {

@@ -31,7 +31,7 @@ func (m *model) event(e event) tea.Cmd {
 		id = e.delta.ThreadID
 	}
 	if e.req == nil && m.listEvent(e, id) && m.opening == nil && id != m.cur.id {
-		return nil
+		return m.list.catchUp(m)
 	}
 	if m.opening != nil && id != "" {
 		if len(m.opening.events) >= inboxEvents {

@@ -40,6 +40,9 @@ type list struct {
 	loaded   bool
 	busy     bool
 	tried    bool // on this connection
+	// behind: a thread was heard of that a list asked for earlier may not have, or
+	// not with its title.
+	behind bool
 }
 
 func (l *list) init() { l.byID = map[protocol.ThreadID]*row{} }
@@ -73,7 +76,7 @@ func (l *list) fetch(m *model, cursor *string) tea.Cmd {
 	if l.busy || !m.live() {
 		return nil
 	}
-	l.busy, l.tried = true, true
+	l.busy, l.tried, l.behind = true, true, false
 	archived := l.archived
 	return call(m.link, "thread/list", listParams(cursor, archived), func(m *model, v protocol.ThreadList, err error) tea.Cmd {
 		l := &m.list
@@ -86,8 +89,17 @@ func (l *list) fetch(m *model, cursor *string) tea.Cmd {
 			return l.refresh(m) // the person switched meanwhile
 		}
 		l.take(m, v, cursor != nil)
-		return l.outcomes(m)
+		return tea.Batch(l.outcomes(m), l.catchUp(m))
 	})
+}
+
+// catchUp asks anew when something happened that the list may not tell, and the
+// list is on the screen.
+func (l *list) catchUp(m *model) tea.Cmd {
+	if !l.behind || !l.visible(m) {
+		return nil
+	}
+	return l.refresh(m)
 }
 
 // take puts a page into the list.
@@ -218,7 +230,11 @@ func (m *model) listEvent(e event, id protocol.ThreadID) bool {
 		}
 	case "thread/status/changed":
 		var v struct{ Status protocol.ThreadStatus }
-		if r == nil || json.Unmarshal(e.params, &v) != nil {
+		if json.Unmarshal(e.params, &v) != nil {
+			return true
+		}
+		l.behind = l.behind || r == nil || r.Preview == ""
+		if r == nil {
 			return true
 		}
 		if r.Status.Type != protocol.StatusActive {

@@ -167,7 +167,7 @@ func entryLine(e audit.Entry) string {
 		who += " (" + e.Who.Role + ")"
 	}
 	parts := []string{e.At.Local().Format(time.DateTime), who, e.Event}
-	for _, s := range []string{e.Decision, e.Method} {
+	for _, s := range []string{e.Decision, e.Method, e.Name} {
 		if s != "" {
 			parts = append(parts, s)
 		}
