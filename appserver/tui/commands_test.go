@@ -3,6 +3,7 @@ package tui
 import (
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"towline/appserver/protocol"
@@ -184,4 +185,23 @@ func TestForkCompactRenameInterruptShell(t *testing.T) {
 	if p := string(f.wait("turn/start", 1)); !strings.Contains(p, "/etc/passwd is a path") {
 		t.Errorf("sent %s", p)
 	}
+}
+
+// A thread that was begun while the list was on its way is in it all the same.
+func TestPickerHearsOfWhatItMissed(t *testing.T) {
+	f := newFake(t).session(protocol.Session{})
+	var begun atomic.Bool
+	f.set("thread/list", func(json.RawMessage) (any, error) {
+		if !begun.Load() {
+			return obj{"data": []any{}}, nil
+		}
+		return obj{"data": []any{listed("t-1", "begun just now", "active")}}, nil
+	})
+	s := start(t, f, 80, 24)
+	s.sees("? help")
+	s.keys("<ctrl+t>")
+	s.sees("no threads yet")
+	begun.Store(true)
+	f.tell("thread/status/changed", obj{"threadId": "t-1", "status": obj{"type": "active", "activeFlags": []any{}}})
+	s.sees("begun just now")
 }
