@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -229,24 +230,33 @@ type lastMessage struct {
 }
 
 // openLastMessage makes sure, before anything is spent, that the file can be written.
+// Only a regular file is ever replaced, and a link to one: a rename onto /dev/stderr
+// would do away with it for the whole machine.
 func openLastMessage(path string) (*lastMessage, error) {
 	fail := func(err error) (*lastMessage, error) {
 		return nil, &config.Problem{Stage: "output", Err: err, Hints: []string{"name a file in a folder that is there and yours with -o"}, Exit: config.ExitUsage}
 	}
 	m := &lastMessage{path: path, mode: 0o666}
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		m.path = real
-		info, err := os.Stat(real)
-		switch {
-		case err != nil:
+	at, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fail(err)
+	default:
+		to, err := os.Stat(path)
+		if err != nil {
 			return fail(err)
-		case info.IsDir():
-			return fail(fmt.Errorf("%s is a folder", path))
-		case !info.Mode().IsRegular():
-			m.direct = true
-			return m, nil
 		}
-		m.mode = info.Mode().Perm()
+		if to.IsDir() {
+			return fail(fmt.Errorf("%s is a folder", path))
+		}
+		m.mode, m.direct = to.Mode().Perm(), !to.Mode().IsRegular()
+		if at.Mode()&fs.ModeSymlink != 0 && !m.direct {
+			m.path, m.direct = realFile(path, to)
+		}
+	}
+	if m.direct {
+		return m, nil
 	}
 	f, err := m.create()
 	if err != nil {
@@ -255,8 +265,25 @@ func openLastMessage(path string) (*lastMessage, error) {
 	return m, errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
+// realFile is the file that a link leads to. One that is reached through a list of
+// open files is somebody's output, and is added to.
+func realFile(path string, to fs.FileInfo) (real string, direct bool) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return path, true
+	}
+	info, err := os.Lstat(real)
+	abs, aerr := filepath.Abs(path)
+	if err != nil || aerr != nil || !info.Mode().IsRegular() || !os.SameFile(info, to) ||
+		strings.HasPrefix(abs, "/dev/") || strings.HasPrefix(abs, "/proc/") {
+		return path, true
+	}
+	return real, false
+}
+
 func (m *lastMessage) create() (*os.File, error) {
-	return os.OpenFile(fmt.Sprintf("%s.%d.tmp", m.path, os.Getpid()), os.O_CREATE|os.O_WRONLY|os.O_TRUNC, m.mode) //nolint:gosec // what is written is the person's, under their umask
+	// A name that nobody can have prepared, in a folder that may be shared.
+	return os.OpenFile(m.path+"."+rand.Text()[:10]+".tmp", os.O_CREATE|os.O_EXCL|os.O_WRONLY, m.mode) //nolint:gosec // what is written is the person's, under their umask
 }
 
 func (m *lastMessage) write(text string) error {
@@ -269,7 +296,7 @@ func (m *lastMessage) write(text string) error {
 
 func (m *lastMessage) put(text string) error {
 	if m.direct {
-		f, err := os.OpenFile(m.path, os.O_WRONLY, 0)
+		f, err := os.OpenFile(m.path, os.O_WRONLY|os.O_APPEND, 0)
 		if err != nil {
 			return err
 		}
