@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -80,13 +81,14 @@ func (a remoteAddress) start() string {
 	case a.via == viaUnix:
 		return "start the server first: `towline serve`"
 	case a.loopback():
-		return "start the server first: `towline serve --listen ws://" + a.host + "`"
+		return "start the server first: `towline serve --listen " + a.shown() + "`"
 	}
 	return "see on that host what listens: `towline status`, `ss -ltn`"
 }
 
 // unwelcome is a server's answer that is no WebSocket.
 func (a remoteAddress) unwelcome(p *config.Problem, no *rpc.HandshakeError, o DialOptions) error {
+	name := cmp.Or(o.TokenName, "the token")
 	switch no.Status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		p.Exit = config.ExitDenied
@@ -95,12 +97,12 @@ func (a remoteAddress) unwelcome(p *config.Problem, no *rpc.HandshakeError, o Di
 			p.Hints = []string{"the server wants a token: put one into a variable and name it with `--remote-auth-token-env NAME`"}
 		case o.Token == "":
 			p.Hints = []string{"connect as the user the server runs as"}
-		case strings.Contains(no.Text, "expired"):
-			p.Hints = []string{"the token has ended: get a new one (on the host: `towline token rotate`)"}
-		case no.Status == http.StatusUnauthorized:
-			p.Hints = []string{"the token does not count there: check which server it is for (on the host: `towline token list`)"}
+		case no.Status == http.StatusForbidden:
+			p.Hints = []string{"on the host, see what " + name + " may do: `towline token list`"}
+		case strings.Contains(no.Text, "expired"), strings.Contains(no.Text, "revoked"):
+			p.Hints = []string{name + " has ended: ask for a new one (on the host: `towline token create`)"}
 		default:
-			p.Hints = []string{"on the host, see what the token may do: `towline token list`"}
+			p.Hints = []string{name + " does not count there: check which server it is for"}
 		}
 		return refused{no}
 	case http.StatusTooManyRequests:

@@ -34,6 +34,8 @@ type DialOptions struct {
 	// Token is shown as the bearer of an Authorization header. It goes only where
 	// [TokenFits] says, and is in no error.
 	Token string
+	// TokenName is what hints call the token: "$NAME"; empty is "the token".
+	TokenName string
 	// CA are the authorities a wss:// server may be signed by; nil is the system's.
 	CA *x509.CertPool
 	// Proxy finds the HTTP proxy for an address, as http.Transport's does; nil is

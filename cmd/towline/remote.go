@@ -87,7 +87,6 @@ type remoteServer struct {
 	url  string // as it is dialed
 	name string // without user information, for people
 	o    transport.DialOptions
-	env  string // the variable the token came from, "" for none
 }
 
 // open reads the token and the certificates. The token leaves the environment:
@@ -97,11 +96,12 @@ func (o *remoteFlags) open(paths config.Paths) (*remoteServer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &remoteServer{url: o.url, name: name, env: o.tokenEnv}
+	s := &remoteServer{url: o.url, name: name}
 	if o.tokenEnv != "" {
 		if s.o.Token, err = takeToken(o.tokenEnv); err != nil {
 			return nil, err
 		}
+		s.o.TokenName = "$" + printable(o.tokenEnv)
 	}
 	if name == "unix://" {
 		if s.url, err = defaultSocket(paths); err != nil {
@@ -191,25 +191,12 @@ func isSocket(path string) bool {
 
 // dial makes a stream that outlives its links, where the server has those.
 func (s *remoteServer) dial(ctx context.Context) (rpc.Stream, error) {
-	st, err := transport.Connect(ctx, s.url, s.o)
-	return st, s.explain(err)
+	return transport.Connect(ctx, s.url, s.o)
 }
 
 // dialOnce makes one that ends with its link, for a question or two.
 func (s *remoteServer) dialOnce(ctx context.Context) (rpc.Stream, error) {
-	st, err := transport.DialWith(ctx, s.url, s.o)
-	return st, s.explain(err)
-}
-
-// explain adds to a refusal which token was refused.
-func (s *remoteServer) explain(err error) error {
-	var p *config.Problem
-	if s.env == "" || !errors.As(err, &p) || p.Exit != config.ExitDenied {
-		return err
-	}
-	q := *p
-	q.Err = fmt.Errorf("%w (with the token of $%s)", p.Err, s.env)
-	return &q
+	return transport.DialWith(ctx, s.url, s.o)
 }
 
 // kept is dial with a stream for the first call that is there already.
