@@ -66,7 +66,11 @@ func (e *Exit) Reason() string {
 	}
 	for i := len(e.Said) - 1; i >= 0; i-- { // the error, not the hint below it
 		if strings.HasPrefix(e.Said[i], "error: ") || strings.HasPrefix(e.Said[i], "panic: ") || strings.HasPrefix(e.Said[i], "fatal error: ") {
-			return why + ", " + strings.TrimPrefix(e.Said[i], "error: ")
+			said := strings.TrimPrefix(e.Said[i], "error: ")
+			if strings.HasSuffix(said, ":") && i+1 < len(e.Said) { // it goes on below
+				said += " " + e.Said[i+1]
+			}
+			return why + ", " + said
 		}
 	}
 	return why

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -147,7 +148,7 @@ type remoteStatusResult struct {
 }
 
 func remoteStatus(cmd *cobra.Command, o remoteOptions) error {
-	paths, _, err := setup()
+	paths, err := config.Locate(os.Getenv) // a broken configuration may be what it has to tell of
 	if err != nil {
 		return err
 	}

@@ -302,7 +302,7 @@ func uninstallService(cmd *cobra.Command, asJSON bool) error {
 }
 
 func serviceStatus(cmd *cobra.Command, asJSON bool) error {
-	paths, _, err := setup()
+	paths, err := config.Locate(os.Getenv)
 	if err != nil {
 		return err
 	}

@@ -59,8 +59,10 @@ func (s systemd) define(d serviceDefinition) (string, error) {
 	p("EnvironmentFile=-%s", unitValue(d.EnvFile))
 	p("Restart=on-failure")
 	p("RestartSec=1")
-	p("RestartSteps=6")
-	p("RestartMaxDelaySec=60")
+	if s.version() >= 254 { // older ones complain
+		p("RestartSteps=6")
+		p("RestartMaxDelaySec=60")
+	}
 	p("# A wrong configuration does not get better by trying.")
 	p("RestartPreventExitStatus=2 3 5")
 	p("# The supervisor ends the daemon, and the daemon its turns.")
@@ -82,6 +84,15 @@ func (s systemd) define(d serviceDefinition) (string, error) {
 	p("[Install]")
 	p("WantedBy=default.target")
 	return b.String(), nil
+}
+
+// version is systemd's, 0 when it does not say.
+func (s systemd) version() (v int) {
+	out, err := runManager(context.Background(), s.env(), "systemctl", "--version")
+	if err == nil {
+		_, _ = fmt.Sscanf(out, "systemd %d", &v) // 0 otherwise
+	}
+	return v
 }
 
 // unitWord is one word of a command line in a unit.
