@@ -195,13 +195,13 @@ func TestPickerHearsOfWhatItMissed(t *testing.T) {
 		if !begun.Load() {
 			return obj{"data": []any{}}, nil
 		}
-		return obj{"data": []any{listed("t-1", "begun just now", "active")}}, nil
+		return obj{"data": []any{listed("t-7", "begun just now", "active")}}, nil
 	})
 	s := start(t, f, 80, 24)
 	s.sees("? help")
 	s.keys("<ctrl+t>")
 	s.sees("no threads yet")
 	begun.Store(true)
-	f.tell("thread/status/changed", obj{"threadId": "t-1", "status": obj{"type": "active", "activeFlags": []any{}}})
+	f.tell("thread/status/changed", obj{"threadId": "t-7", "status": obj{"type": "active", "activeFlags": []any{}}})
 	s.sees("begun just now")
 }
