@@ -41,8 +41,9 @@ func TestScripts(t *testing.T) {
 			return os.MkdirAll(home, 0o700)
 		},
 		Cmds: loginCommands(map[string]func(*testscript.TestScript, bool, []string){
-			"exits":    exits,
-			"waitfile": waitFile,
+			"exits":       exits,
+			"waitfile":    waitFile,
+			"certificate": certificate,
 		}),
 	})
 }
