@@ -4,7 +4,8 @@
 // the old process may end there.
 //
 // The old process is the elder, the new one its heir. They meet on a private unix
-// socket in the elder's runtime folder, by the kernel's word of the same user. It
+// socket in the elder's runtime folder, by the kernel's word of the same user, and
+// of no more confinement than the elder's: what an agent runs is the user's too. It
 // carries lines of JSON, some with file descriptors (SCM_RIGHTS):
 //
 //	heir   {"do":"succeed","format":1,"version":V}
@@ -51,6 +52,8 @@ const (
 	readyTime = 20 * time.Second
 	// goTime is how long an heir waits for the last word.
 	goTime = 20 * time.Second
+	// tellTime is how long one that is refused may take to hear why.
+	tellTime = time.Second
 	// startTime is how long a daemon may take to start an heir.
 	startTime = 10 * time.Second
 	// maxMessage bounds one message, in bytes; maxFiles the descriptors of one, as

@@ -8,8 +8,9 @@ import (
 	"syscall"
 )
 
-// Private is a unix socket for this user's processes alone; every connection was
-// made sure of by the kernel's word.
+// Private is a unix socket for this user's processes alone, without those that are
+// more confined than this one; every connection was made sure of by the kernel's
+// word.
 type Private struct {
 	ln   *net.UnixListener
 	path string
@@ -32,7 +33,7 @@ func (p *Private) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if w, err := newWire(c); err == nil {
+		if w, err := admit(c); err == nil {
 			return w.c, nil
 		}
 	}

@@ -98,7 +98,7 @@ func (s *Server) Serve(ctx context.Context, d Daemon) error {
 		wg.Go(func() {
 			defer func() { <-places }()
 			defer context.AfterFunc(ctx, func() { _ = c.Close() })()
-			w, err := newWire(c)
+			w, err := admit(c)
 			if err == nil {
 				err = s.answer(ctx, w, d)
 				w.close()

@@ -17,7 +17,7 @@ func listenPrivate(string, bool) (*net.UnixListener, error) { return nil, ErrUns
 
 func dialPrivate(context.Context, string) (*wire, error) { return nil, ErrUnsupported }
 
-func newWire(c *net.UnixConn) (*wire, error) {
+func admit(c *net.UnixConn) (*wire, error) {
 	_ = c.Close()
 	return nil, ErrUnsupported
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"towline/appserver/transport"
 )
 
 // wire is one connection on the private socket. Each side speaks in its turn, so
@@ -75,6 +77,24 @@ func newWire(c *net.UnixConn) (*wire, error) {
 		return nil, err
 	}
 	return &wire{c: c, peer: pid}, nil
+}
+
+// admit is newWire for who comes to this process: one that is more confined than it
+// is refused too. What an agent runs in its sandbox is a process of the same user,
+// and could have a program run outside of it here, or be an administrator.
+func admit(c *net.UnixConn) (*wire, error) {
+	w, err := newWire(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := transport.Unconfined(w.peer); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), tellTime)
+		defer cancel()
+		_ = w.send(ctx, refusal(err)) // one that is gone need not know
+		w.close()
+		return nil, fmt.Errorf("refused pid %d: %w", w.peer, err)
+	}
+	return w, nil
 }
 
 // send writes one message, and with its first byte the files.
