@@ -147,7 +147,7 @@ func (w *wire) receive(ctx context.Context) (m message, files []*os.File, err er
 		if on > 0 {
 			fds = append(fds, rightsOf(oob[:on])...)
 		}
-		line = append(line, buf[:n]...)
+		line = append(line, buf[:max(n, 0)]...) // negative with an error
 		switch {
 		case err == nil && n == 0:
 			err = io.EOF
