@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // The address of a server to connect to, with Codex's rules: "unix://PATH",
@@ -64,6 +65,7 @@ func parseRemote(raw string) (remoteAddress, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
+		a.lacks = guess(raw)
 		return a, wrong // the cause quotes the address, and what it may hold
 	}
 	switch u.Scheme {
@@ -76,7 +78,7 @@ func parseRemote(raw string) (remoteAddress, error) {
 	a.hostname = u.Hostname()
 	port, perr := strconv.ParseUint(u.Port(), 10, 16)
 	switch {
-	case a.hostname == "" || u.Opaque != "":
+	case u.Opaque != "" || !hostLike(u.Host, a.hostname):
 		return a, wrong
 	case u.Port() == "":
 		a.lacks = a.via + "://" + u.Host + ":PORT"
@@ -90,6 +92,18 @@ func parseRemote(raw string) (remoteAddress, error) {
 		return a, wrong
 	}
 	return a, nil
+}
+
+// hostLike reports whether name, of the host:port as written, is an address or
+// could be a name.
+func hostLike(host, name string) bool {
+	if strings.HasPrefix(host, "[") {
+		ip, err := netip.ParseAddr(name)
+		return err == nil && ip.Is6()
+	}
+	return name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return r != '-' && r != '_' && r != '.' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) < 0
 }
 
 // guess is the address that somebody may have meant who wrote no scheme, or
