@@ -124,7 +124,7 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 		return st
 	}
 	// What is left is about the host as such, and about who and what is in reach.
-	st.Home, st.Project, st.SSH, st.Listen, st.HostKey, st.Lent = "", "", "", []string{}, "", nil
+	st.Home, st.Project, st.SSH, st.Listen, st.HostKey, st.Lent, st.Audit = "", "", "", []string{}, "", nil, nil
 	st.Threads.Working, st.Threads.Waiting = 0, 0
 	for id, waits := range g.activeNow() {
 		if c.sees(id) {

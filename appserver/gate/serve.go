@@ -57,15 +57,17 @@ func (g *Gate) Serve(parent context.Context, s rpc.Stream, who Client) error {
 
 	var left atomic.Bool
 	read := make(chan struct{})
-	go func() {
+	over := func(err error) {
 		defer close(read)
-		err := c.pumpDown()
 		if !left.Load() {
 			g.engineMayTell(ctx)
 			fs.goodbye(ctx, c)
 			cancel(fmt.Errorf("%w: %w", errEngineGone, err))
 		}
-	}()
+	}
+	if !rpc.Feed(up, c.hear, over) {
+		go func() { over(c.pumpDown()) }()
+	}
 	err = c.pumpUp(ctx, s)
 	if errors.Is(err, io.EOF) && (who.Via == "ssh" || who.Via == "stdio") { // the ones that can end one way only
 		c.lastWords(ctx)
@@ -160,27 +162,38 @@ func (c *client) pumpUp(ctx context.Context, s rpc.Stream) error {
 func (c *client) pumpDown() error {
 	for {
 		msg, err := c.u.s.Read(context.Background())
+		if err == nil {
+			err = c.hear(msg)
+		}
 		if err != nil {
 			return err
 		}
-		env, err := protocol.PeekTrusted(msg)
-		if err != nil {
-			c.put(msg) // not ours to judge: the client decides, as it would without us
-			continue
-		}
-		ev := classify(env, msg)
-		c.delivering.Store(true)
-		taken := c.u.observe(&ev)
-		spent := !taken && c.u.spent()
-		if !taken && !spent {
-			c.deliver(ev)
-			c.out.Send()
-		}
-		c.delivering.Store(false)
-		if spent {
-			return rpc.ErrClosed
-		}
 	}
+}
+
+// hear takes one message of the engine's. Its error says that the connection is
+// of no more use.
+func (c *client) hear(msg []byte) error {
+	env, err := protocol.PeekTrusted(msg)
+	if err != nil {
+		if c.scope == nil {
+			c.put(msg) // not ours to judge: the client decides, as it would without us
+		}
+		return nil
+	}
+	ev := classify(env, msg)
+	c.delivering.Store(true)
+	taken := c.u.observe(&ev)
+	spent := !taken && c.u.spent()
+	if !taken && !spent {
+		c.deliver(ev)
+		c.out.Send()
+	}
+	c.delivering.Store(false)
+	if spent {
+		return rpc.ErrClosed
+	}
+	return nil
 }
 
 // detach takes a client off the registry.

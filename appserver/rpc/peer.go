@@ -100,16 +100,53 @@ func (p *Peer) Serve(ctx context.Context) error {
 	} else {
 		wrote <- nil
 	}
-	err := p.read(ctx)
+	err := p.end(p.read(ctx))
+	cancel(err)
+	<-wrote
+	return err
+}
+
+// Feed is Serve for a stream that hands over what arrives (see [Feeder]): it
+// returns at once. sift sees every message first and keeps those for which it
+// returns true; over is called when the conversation has ended, with what Serve
+// would have returned. It reports false, and does nothing, where s is none.
+func (p *Peer) Feed(ctx context.Context, sift func(msg []byte) bool, over func(error)) bool {
+	if p.out.q == nil {
+		return false
+	}
+	s := p.s
+	if o, ok := s.(interface{ Over() Stream }); ok {
+		s = o.Over()
+	}
+	each := func(msg []byte) error {
+		if !sift(msg) {
+			p.take(ctx, msg)
+		}
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { p.Close(context.Cause(ctx)) })
+	fed := Feed(s, each, func(err error) {
+		stop()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		over(p.end(err))
+	})
+	if !fed {
+		stop()
+	}
+	return fed
+}
+
+// end closes the stream and fails every call that waits.
+func (p *Peer) end(err error) error {
 	// A failed write shows up as a closed stream to the reader; the writer's
 	// reason is the one worth telling.
 	if werr := p.outErr(); werr != nil && errors.Is(err, ErrClosed) {
 		err = werr
 	}
 	p.out.Fail(err)
-	cancel(err)
 	_ = p.s.Close(err)
-	<-wrote
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.err = err
@@ -132,29 +169,34 @@ func (p *Peer) read(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		e, err := protocol.Peek(msg)
-		if err != nil {
-			continue // Codex drops what it cannot read, and so do we
+		p.take(ctx, msg)
+	}
+}
+
+// take handles one message.
+func (p *Peer) take(ctx context.Context, msg []byte) {
+	e, err := protocol.Peek(msg)
+	if err != nil {
+		return // Codex drops what it cannot read, and so do we
+	}
+	switch e.Kind {
+	case protocol.KindRequest:
+		r := &Request{ID: e.ID, Method: e.Method, Params: e.Params, Raw: msg, peer: p}
+		if p.inflight.Add(1) > MaxInFlight {
+			r.Fail(protocol.ErrOverloaded)
+			return
 		}
-		switch e.Kind {
-		case protocol.KindRequest:
-			r := &Request{ID: e.ID, Method: e.Method, Params: e.Params, Raw: msg, peer: p}
-			if p.inflight.Add(1) > MaxInFlight {
-				r.Fail(protocol.ErrOverloaded)
-				continue
-			}
-			p.h.Request(ctx, r)
-		case protocol.KindNotification:
-			p.h.Notification(ctx, e.Method, e.Params)
-		case protocol.KindResponse:
-			p.settle(e.ID, reply{result: e.Result})
-		case protocol.KindError:
-			pe := new(protocol.Error)
-			if json.Unmarshal(e.Error, pe) != nil {
-				pe = protocol.Internalf("unreadable error: %s", e.Error)
-			}
-			p.settle(e.ID, reply{err: pe})
+		p.h.Request(ctx, r)
+	case protocol.KindNotification:
+		p.h.Notification(ctx, e.Method, e.Params)
+	case protocol.KindResponse:
+		p.settle(e.ID, reply{result: e.Result})
+	case protocol.KindError:
+		pe := new(protocol.Error)
+		if json.Unmarshal(e.Error, pe) != nil {
+			pe = protocol.Internalf("unreadable error: %s", e.Error)
 		}
+		p.settle(e.ID, reply{err: pe})
 	}
 }
 

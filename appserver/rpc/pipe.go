@@ -15,6 +15,39 @@ type lane struct {
 	bytes int64
 	room  chan struct{} // not nil while a writer waits; closed when there is room
 	ready chan struct{} // capacity 1: there may be something to read
+	feed  func()        // not nil: takes what there is, in a goroutine of its own
+	busy  bool          // one runs
+	again bool          // and has to look once more
+}
+
+// kickLocked has what there is taken, where that is how the lane is read.
+func (l *lane) kickLocked() {
+	switch {
+	case l.feed == nil:
+	case l.busy:
+		l.again = true
+	default:
+		l.busy = true
+		go l.feed() // whoever fed the pipe waits for its end
+	}
+}
+
+func (l *lane) kick() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.kickLocked()
+}
+
+// rest ends the taking for now, unless there is more to look at.
+func (l *lane) rest() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.again || l.waiting() > 0 {
+		l.again = false
+		return false
+	}
+	l.busy = false
+	return true
 }
 
 // smallQueue is what an empty lane keeps for the next messages.
@@ -35,6 +68,10 @@ func (l *lane) add(msg []byte, limit int, most int64) (wait chan struct{}) {
 	}
 	l.queue = append(l.queue, msg)
 	l.bytes += int64(len(msg))
+	if l.feed != nil {
+		l.kickLocked()
+		return nil
+	}
 	select {
 	case l.ready <- struct{}{}:
 	default:
@@ -159,8 +196,73 @@ func (p *pipeEnd) ended() error {
 }
 
 func (p *pipeEnd) Close(error) error {
-	p.once.Do(func() { close(p.mine) })
+	p.once.Do(func() {
+		close(p.mine)
+		p.in.kick()
+		p.out.kick()
+	})
 	return nil
+}
+
+// Feed implements [Feeder].
+func (p *pipeEnd) Feed(each func(msg []byte) error, over func(error)) {
+	finish := func(err error) {
+		p.in.mu.Lock()
+		p.in.feed = nil
+		p.in.mu.Unlock()
+		over(err)
+	}
+	take := func() {
+		for {
+			select {
+			case <-p.mine:
+				finish(ErrClosed)
+				return
+			default:
+			}
+			m, ok := p.in.take()
+			if !ok {
+				select {
+				case <-p.theirs:
+					if m, ok = p.in.take(); !ok { // nothing was written before the close
+						finish(io.EOF)
+						return
+					}
+				default:
+					if p.in.rest() {
+						return
+					}
+					continue
+				}
+			}
+			if err := each(m); err != nil {
+				_ = p.Close(err)
+				finish(err)
+				return
+			}
+		}
+	}
+	p.in.mu.Lock()
+	defer p.in.mu.Unlock()
+	p.in.feed = take
+	p.in.kickLocked() // for what came before
+}
+
+// Feeder is a Stream that can hand over what arrives instead of being read: then
+// nobody has to wait for it, which is most of what an idle connection costs. each
+// is called with one message after the other; its error ends the stream. over is
+// called once, last, with what Read would have returned, or with that error.
+type Feeder interface {
+	Feed(each func(msg []byte) error, over func(error))
+}
+
+// Feed has s hand over what arrives, if it can.
+func Feed(s Stream, each func(msg []byte) error, over func(error)) bool {
+	f, ok := s.(Feeder)
+	if ok {
+		f.Feed(each, over)
+	}
+	return ok
 }
 
 // Queuer is a Stream that takes messages without waiting, up to what an [Outbox]

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -270,7 +272,7 @@ func BenchmarkClientsRequest(b *testing.B) {
 func BenchmarkClientsFanOut(b *testing.B) {
 	for _, n := range []int{1, 20, 200} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
-			t, _, cw := servers(b, flood(b))
+			t, _, cw := servers(b, floodOf(b, pieces(n)))
 			var ours, theirs []float64
 			for range b.N {
 				fanOut(b, t.ws, t.cwd, n)
@@ -286,6 +288,25 @@ func BenchmarkClientsFanOut(b *testing.B) {
 			b.ReportMetric(theirs[1], "codex-msg/s")
 		})
 	}
+}
+
+// pieces is how many one answer to n clients has: a run takes seconds with either.
+func pieces(n int) int { return max(deltas/n, 1000) }
+
+// floodOf is flood with as many pieces.
+func floodOf(b *testing.B, pieces int) string {
+	b.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		_, _ = fmt.Fprint(w, `data: {"type":"response.output_item.added","item":{"type":"message","id":"m","role":"assistant","content":[]}}`+"\n\n")
+		for i := range pieces {
+			_, _ = fmt.Fprintf(w, "data: {\"type\":\"response.output_text.delta\",\"delta\":\"word%d \"}\n\n", i)
+		}
+		_, _ = fmt.Fprint(w, `data: {"type":"response.output_item.done","item":{"type":"message","id":"m","role":"assistant","content":[{"type":"output_text","text":"all"}]}}`+"\n\n"+
+			`data: {"type":"response.completed","response":{"id":"r"}}`+"\n\n")
+	}))
+	b.Cleanup(srv.Close)
+	return srv.URL + "/v1"
 }
 
 // fanOut has n clients on one thread hear one answer to its end, and says how many
@@ -349,8 +370,8 @@ func fanOut(b *testing.B, url, cwd string, n int) float64 {
 	total := 0
 	for i, n := range heard {
 		total += n
-		if n < deltas {
-			errs = append(errs, fmt.Errorf("client %d heard %d of %d", i, n, deltas))
+		if n < pieces(len(clients)) {
+			errs = append(errs, fmt.Errorf("client %d heard %d of %d", i, n, pieces(len(clients))))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

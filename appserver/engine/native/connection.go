@@ -53,9 +53,17 @@ func (c *conn) unsubscribeAll() {
 	}
 }
 
-// serve carries the client until it leaves, and cleans up after it.
-func (c *conn) serve() {
-	err := c.peer.Serve(c.ctx)
+// serve begins to carry the client, until it leaves, and cleans up after it; gone
+// is called last.
+func (c *conn) serve(gone func()) {
+	if c.peer.Feed(c.ctx, c.sift, func(err error) { c.left(err); gone() }) {
+		return
+	}
+	go func() { c.left(c.peer.Serve(c.ctx)); gone() }() // whoever gave gone waits
+}
+
+// left cleans up after a client.
+func (c *conn) left(err error) {
 	c.cancel(err)
 	c.e.wire.Lock()
 	delete(c.e.conns, c)
@@ -288,22 +296,30 @@ func (a *answers) Read(ctx context.Context) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		e, err := protocol.Peek(msg)
-		switch {
-		case err != nil:
-			continue // Codex drops what it cannot read
-		case e.Kind == protocol.KindResponse:
-			a.c.e.answered(a.c, e.ID, e.Result, nil)
-		case e.Kind == protocol.KindError:
-			pe := new(protocol.Error)
-			if json.Unmarshal(e.Error, pe) != nil {
-				pe = protocol.Internalf("unreadable error: %s", e.Error)
-			}
-			a.c.e.answered(a.c, e.ID, nil, pe)
-		default:
+		if !a.c.sift(msg) {
 			return msg, nil
 		}
 	}
+}
+
+// sift takes an answer to where it belongs, and reports whether msg was one, or
+// nothing that can be read.
+func (c *conn) sift(msg []byte) bool {
+	e, err := protocol.Peek(msg)
+	switch {
+	case err != nil: // Codex drops what it cannot read
+	case e.Kind == protocol.KindResponse:
+		c.e.answered(c, e.ID, e.Result, nil)
+	case e.Kind == protocol.KindError:
+		pe := new(protocol.Error)
+		if json.Unmarshal(e.Error, pe) != nil {
+			pe = protocol.Internalf("unreadable error: %s", e.Error)
+		}
+		c.e.answered(c, e.ID, nil, pe)
+	default:
+		return false
+	}
+	return true
 }
 
 // decode reads a request's params and insists on the named members.

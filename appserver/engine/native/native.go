@@ -371,6 +371,16 @@ func (e *Engine) spawn(f func()) bool {
 	return true
 }
 
+// enter counts a client as work the engine waits for, as spawn does.
+func (e *Engine) enter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.closing {
+		e.work.Add(1)
+	}
+	return !e.closing
+}
+
 // Connect opens a connection for one client; its handshake is still to come.
 // It waits for Run to have begun.
 func (e *Engine) Connect(ctx context.Context) (rpc.Stream, error) {
@@ -384,12 +394,13 @@ func (e *Engine) Connect(ctx context.Context) (rpc.Stream, error) {
 	e.wire.Lock()
 	e.conns[c] = struct{}{}
 	e.wire.Unlock()
-	if !e.spawn(c.serve) {
+	if !e.enter() {
 		e.wire.Lock()
 		delete(e.conns, c)
 		e.wire.Unlock()
 		return nil, errStopping
 	}
+	c.serve(e.work.Done)
 	return theirs, nil
 }
 
