@@ -98,6 +98,15 @@ func (m *Manager) draft(ctx context.Context, by access.Principal, c CreateParams
 	if err != nil {
 		return row, err
 	}
+	parent, err := m.parent(ctx, by)
+	if err != nil {
+		return row, err
+	}
+	if len(row.Networks) == 0 {
+		row.Networks = parent.Networks
+	} else if err := within(by, parent, row.Networks); err != nil {
+		return row, err
+	}
 	facts, err := factsOf(row)
 	if err != nil {
 		return row, err
@@ -105,7 +114,7 @@ func (m *Manager) draft(ctx context.Context, by access.Principal, c CreateParams
 	if err := cmp.Or(policy.CheckToken(facts), policy.CheckTokenNetworks(networks)); err != nil {
 		return row, err
 	}
-	if row.ExpiresAt, err = m.expiry(ctx, by, policy, c.Lifetime, now); err != nil {
+	if row.ExpiresAt, err = expiry(by, parent, policy, c.Lifetime, now); err != nil {
 		return row, err
 	}
 	row.CreatedBy, err = json.Marshal(actorOf(by))
@@ -124,28 +133,63 @@ func (m *Manager) mayManage(by access.Principal) (managed.Policy, error) {
 	return p, cmp.Or(p.CheckTokens(), p.CheckTokenCreator(managed.TokenCreator{Kind: string(by.Kind), ID: by.ID, Name: by.Name, Role: by.Role.String()}))
 }
 
+// parent is the token that by is, the zero one for anybody else. What a token
+// issues is no wider than it is itself: it must not outlast it, nor count elsewhere.
+func (m *Manager) parent(ctx context.Context, by access.Principal) (store.Token, error) {
+	if by.Kind != access.KindToken {
+		return store.Token{}, nil
+	}
+	row, err := m.cfg.Store.Token(ctx, by.ID)
+	if errors.Is(err, store.ErrNoToken) { // a capability token, which has neither
+		return store.Token{}, nil
+	}
+	return row, err
+}
+
+// within refuses networks beyond those of the parent.
+func within(by access.Principal, parent store.Token, networks []string) error {
+	if len(parent.Networks) == 0 {
+		return nil
+	}
+	beyond := func(s string) bool {
+		n, err := netip.ParsePrefix(s)
+		return err != nil || !slices.ContainsFunc(parent.Networks, func(s string) bool {
+			in, err := netip.ParsePrefix(s)
+			return err == nil && in.Bits() <= n.Bits() && in.Contains(n.Addr())
+		})
+	}
+	if len(networks) > 0 && !slices.ContainsFunc(networks, beyond) {
+		return nil
+	}
+	list := strings.Join(parent.Networks, ", ")
+	return problem(config.ExitDenied, fmt.Errorf("%s is a token itself and counts from %s only: what it issues cannot count elsewhere", by.Name, list),
+		"name networks within these with `--from`", "or ask an administrator of the host")
+}
+
+// outlasts refuses an end, 0 for none, after that of the parent.
+func outlasts(by access.Principal, parent store.Token, at int64, hints ...string) error {
+	if parent.ExpiresAt == 0 || at != 0 && at <= parent.ExpiresAt {
+		return nil
+	}
+	return problem(config.ExitDenied, fmt.Errorf("%s is a token itself and expires at %s: what it issues cannot outlast it", by.Name, stamp(parent.ExpiresAt)), hints...)
+}
+
 // expiry is when a token expires that by issues now, 0 for never.
-func (m *Manager) expiry(ctx context.Context, by access.Principal, policy managed.Policy, lifetime string, now time.Time) (int64, error) {
+func expiry(by access.Principal, parent store.Token, policy managed.Policy, lifetime string, now time.Time) (int64, error) {
 	life := DefaultLifetime
 	if most := policy.TokenLifetime(); most > 0 && most < life {
 		life = most
 	}
-	parent := store.Token{}
-	if by.Kind == access.KindToken { // what a token makes must not outlast it
-		var err error
-		if parent, err = m.cfg.Store.Token(ctx, by.ID); err != nil && !errors.Is(err, store.ErrNoToken) {
-			return 0, err
-		}
-		if left := timeOf(parent.ExpiresAt).Sub(now); parent.ExpiresAt != 0 && left < life {
-			life = left
-		}
+	left := timeOf(parent.ExpiresAt).Sub(now)
+	if parent.ExpiresAt != 0 && left < life {
+		life = left
 	}
+	var err error
 	switch lifetime {
 	case "":
 	case Never:
 		life = 0
 	default:
-		var err error
 		if life, err = config.ParseSpan(lifetime); err != nil {
 			return 0, problem(config.ExitUsage, err, "say when it expires: `--expires 30d`")
 		}
@@ -153,15 +197,11 @@ func (m *Manager) expiry(ctx context.Context, by access.Principal, policy manage
 	if err := policy.CheckTokenLifetime(life); err != nil {
 		return 0, err
 	}
-	if life == 0 && parent.ExpiresAt == 0 {
-		return 0, nil
+	at := int64(0)
+	if life != 0 {
+		at = now.Add(life).UnixMilli()
 	}
-	at := now.Add(life).UnixMilli()
-	if parent.ExpiresAt != 0 && (life == 0 || at > parent.ExpiresAt) {
-		return 0, problem(config.ExitDenied, fmt.Errorf("%s is a token itself and expires at %s: what it issues cannot outlast it", by.Name, stamp(parent.ExpiresAt)),
-			"ask for less: `--expires "+config.Span(timeOf(parent.ExpiresAt).Sub(now).Truncate(time.Minute))+"`")
-	}
-	return at, nil
+	return at, outlasts(by, parent, at, "ask for less: `--expires "+config.Span(left.Truncate(time.Minute))+"`")
 }
 
 // scopeWords is the scope to store for what was asked: nothing for all.
@@ -251,6 +291,15 @@ func (m *Manager) rotation(ctx context.Context, by access.Principal, row store.T
 	if role, err := protocol.ParseRole(row.Role); err != nil || role > by.Role {
 		return change, problem(config.ExitDenied, fmt.Errorf("%s has the role %q and cannot get a secret of a token with the role %q", by.Name, by.Role, row.Role))
 	}
+	parent, err := m.parent(ctx, by)
+	if err != nil {
+		return change, err
+	}
+	if row.ID != by.ID { // its own it has already
+		if err := cmp.Or(outlasts(by, parent, row.ExpiresAt, "ask an administrator of the host"), within(by, parent, row.Networks)); err != nil {
+			return change, err
+		}
+	}
 	if r.Overlap != "" {
 		d, err := config.ParseSpan(r.Overlap)
 		if err == nil && d > MaxOverlap {
@@ -263,7 +312,7 @@ func (m *Manager) rotation(ctx context.Context, by access.Principal, row store.T
 	}
 	if r.Lifetime != "" {
 		change.Renew = true
-		change.ExpiresAt, err = m.expiry(ctx, by, policy, r.Lifetime, now)
+		change.ExpiresAt, err = expiry(by, parent, policy, r.Lifetime, now)
 		return change, err
 	}
 	// A token that a rule about its age ends would get a secret that does not count.
