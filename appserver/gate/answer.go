@@ -72,14 +72,15 @@ func (c *client) answer(ctx context.Context, env protocol.Envelope, msg []byte) 
 		c.warn(q.thread, "your answer did not count: it could not be recorded; the host's log says why")
 		return nil
 	}
+	c.g.ledger.decided(q, c)
 	if msg, err = protocol.NewResponse(env.ID, env.Result); err == nil {
 		err = c.u.s.Write(ctx, msg)
 	}
 	if err != nil {
-		c.g.ledger.reopen(q)
+		c.g.ledger.undecided(q)
 		return err
 	}
-	c.g.ledger.passed(q, c)
+	c.g.ledger.passed(q)
 	return nil
 }
 

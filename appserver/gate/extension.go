@@ -214,16 +214,17 @@ func (c *client) answerByID(ctx context.Context, params json.RawMessage) (any, e
 	if err != nil {
 		return nil, err
 	}
+	c.g.ledger.decided(q, c)
 	msg, err := protocol.NewResponse(id, p.Result)
 	if err == nil {
 		err = u.s.Write(context.WithoutCancel(ctx), msg) // another's stream must not be cut by our end
 	}
 	if err != nil {
-		c.g.ledger.reopen(q)
+		c.g.ledger.undecided(q)
 		c.g.log.Warn("answer not passed on", "approval", won.ID, "err", err)
 		return nil, protocol.Errorf("the engine cannot be reached with this answer now; try again")
 	}
-	c.g.ledger.passed(q, c)
+	c.g.ledger.passed(q)
 	if won.By != nil {
 		won.By.You = true
 	}

@@ -357,7 +357,17 @@ func (l *ledger) win(q *question, by protocol.Presence, result json.RawMessage) 
 	return a, nil
 }
 
-// reopen takes an answer back that did not reach the engine.
+// decided puts an answer on record. That comes before the engine is given it:
+// what is done on somebody's word is on record even when we are killed just then.
+func (l *ledger) decided(q *question, by *client) { l.audit("approval answered", q, by) }
+
+// undecided takes an answer back that is on record and did not reach the engine.
+func (l *ledger) undecided(q *question) {
+	l.reopen(q)
+	l.audit("approval reopened", q, nil)
+}
+
+// reopen makes a question one that nobody has answered.
 func (l *ledger) reopen(q *question) {
 	l.mu.Lock()
 	q.done = false
@@ -368,10 +378,7 @@ func (l *ledger) reopen(q *question) {
 }
 
 // passed tells everyone about an answer the engine has been given.
-func (l *ledger) passed(q *question, by *client) {
-	l.announce(protocol.NoteApprovalClosed, q)
-	l.audit("approval answered", q, by)
-}
+func (l *ledger) passed(q *question) { l.announce(protocol.NoteApprovalClosed, q) }
 
 // snapshot returns the object as it is now.
 func (l *ledger) snapshot(q *question) protocol.Approval {
