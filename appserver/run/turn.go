@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -248,6 +249,12 @@ func (t *turn) open(ctx context.Context) error {
 	if err := t.link.call(ctx, method, p, &t.opened); err != nil {
 		return err
 	}
+	if !isName(t.opened.Thread.ID) {
+		return &config.Problem{
+			Stage: "server", Err: errors.New("it calls the thread something that is no name"), Exit: config.ExitFailure,
+			Hints: []string{"check that it is an app-server you trust"},
+		}
+	}
 	t.take(t.opened)
 	if !t.watching && method == "thread/resume" && t.opened.Thread.Status.Type == protocol.StatusActive {
 		return &config.Problem{
@@ -258,6 +265,18 @@ func (t *turn) open(ctx context.Context) error {
 	t.event(Event{Type: ThreadStarted, ThreadID: string(t.thread)})
 	t.note(Note{Kind: NoteBegan, Opened: &t.opened})
 	return nil
+}
+
+// maxName bounds the id of a thread, in bytes; that of a UUID is 36.
+const maxName = 128
+
+// isName reports whether an id is one that can be printed, handed to a script and
+// put into a command to type, whoever made it up.
+func isName(id protocol.ThreadID) bool {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_'
+	}
+	return id != "" && len(id) <= maxName && id[0] != '-' && strings.IndexFunc(string(id), func(r rune) bool { return !plain(r) }) < 0
 }
 
 func (t *turn) take(o protocol.ThreadOpened) {
