@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"sync"
 )
 
 // A command that an agent runs in a sandbox is a process of the same user. With
@@ -60,53 +61,105 @@ func unconfined(pid int) error {
 	return nil
 }
 
+// maxHolders is how many processes are remembered that held a connection.
+const maxHolders = 16
+
+// holders are processes that held a connection lately, the last one first: most
+// come from a program that came before. Each is looked at anew all the same.
+type holders struct {
+	mu   sync.Mutex
+	pids []string
+}
+
+func (h *holders) list() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.pids)
+}
+
+func (h *holders) found(pid string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if i := slices.Index(h.pids, pid); i >= 0 {
+		h.pids = slices.Delete(h.pids, i, i+1)
+	}
+	h.pids = slices.Insert(h.pids, 0, pid)
+	h.pids = h.pids[:min(len(h.pids), maxHolders)]
+}
+
 // unconfinedHolder does the same for whichever process of uid has the socket
 // with this inode open.
-func unconfinedHolder(uid uint32, inode uint64) error {
+func (h *holders) unconfinedHolder(uid uint32, inode uint64) error {
 	_, ours, err := readStatus("self")
 	if err != nil {
 		return err
+	}
+	s := search{uid: uid, want: fmt.Sprintf("socket:[%d]", inode), ours: ours}
+	for _, pid := range h.list() {
+		if ok, err := s.look(pid); ok || err != nil {
+			return err
+		}
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return err
 	}
-	want := fmt.Sprintf("socket:[%d]", inode)
-	files, unseen, confined := 0, false, false
 	for _, e := range slices.Backward(entries) { // the newest are likely last
 		if e.Name()[0] < '0' || e.Name()[0] > '9' {
 			continue
 		}
-		owner, theirs, err := readStatus(e.Name())
-		if err != nil || owner != uid {
-			continue
+		ok, err := s.look(e.Name())
+		if ok {
+			h.found(e.Name())
 		}
-		beyond := theirs.beyond(ours)
-		fds, err := os.ReadDir("/proc/" + e.Name() + "/fd")
-		if errors.Is(err, fs.ErrPermission) {
-			unseen = unseen || !beyond
-			continue
-		}
-		for _, fd := range fds {
-			if files++; files > maxFiles {
-				return errors.New("too many open files to look through")
-			}
-			if target, err := os.Readlink("/proc/" + e.Name() + "/fd/" + fd.Name()); err != nil || target != want {
-				continue
-			}
-			if !beyond {
-				return nil
-			}
-			confined = true
+		if ok || err != nil {
+			return err
 		}
 	}
 	switch {
-	case confined:
+	case s.confined:
 		return errConfined
-	case unseen:
+	case s.unseen:
 		return nil
 	}
 	return errNoHolder
+}
+
+// search looks for who has a socket open.
+type search struct {
+	uid              uint32
+	want             string
+	ours             confinement
+	files            int
+	unseen, confined bool // who was come across, besides
+}
+
+// look reports whether a process is an unconfined holder.
+func (s *search) look(pid string) (bool, error) {
+	owner, theirs, err := readStatus(pid)
+	if err != nil || owner != s.uid {
+		return false, nil
+	}
+	beyond := theirs.beyond(s.ours)
+	dir := "/proc/" + pid + "/fd"
+	fds, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrPermission) {
+		s.unseen = s.unseen || !beyond
+		return false, nil
+	}
+	for _, fd := range slices.Backward(fds) {
+		if s.files++; s.files > maxFiles {
+			return false, errors.New("too many open files to look through")
+		}
+		if target, err := os.Readlink(dir + "/" + fd.Name()); err != nil || target != s.want {
+			continue
+		}
+		if !beyond {
+			return true, nil
+		}
+		s.confined = true
+	}
+	return false, nil
 }
 
 // readStatus reads /proc/PID/status, which everybody may.

@@ -32,6 +32,7 @@ type Listener struct {
 	self    access.Principal // the user this process runs as
 	uid     uint32
 	cleanup func()
+	holders holders // of connections by loopback
 
 	once     sync.Once
 	released atomic.Bool  // somebody else listens on the socket now

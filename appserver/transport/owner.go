@@ -65,7 +65,7 @@ func (l *Listener) owned(c net.Conn, mayBeConfined bool) (remote string, err err
 	case mayBeConfined:
 		return client.String(), nil
 	}
-	if err := unconfinedHolder(o.uid, o.inode); err != nil {
+	if err := l.holders.unconfinedHolder(o.uid, o.inode); err != nil {
 		return "", err
 	}
 	return client.String(), nil
