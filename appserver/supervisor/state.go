@@ -55,10 +55,15 @@ type Exit struct {
 	Answered bool `json:"answered"`
 }
 
+// wentTogether is said of a daemon whose supervisor did not see it end.
+const wentTogether = "error: its supervisor was killed with it, or the machine went down"
+
 // Reason is how it ended in a few words: "signal: killed", "exit status 1: error: …".
 func (e *Exit) Reason() string {
 	why := "it is not known how"
 	switch {
+	case len(e.Said) == 1 && e.Said[0] == wentTogether:
+		return strings.TrimPrefix(wentTogether, "error: ")
 	case e.Signal != "":
 		why = "signal: " + e.Signal
 	case e.Status >= 0:

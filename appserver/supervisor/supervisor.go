@@ -107,8 +107,13 @@ func (s *Supervisor) Run(ctx context.Context, reload <-chan os.Signal) error {
 		s.log.Info("a daemon runs already; it is looked after from here", "pid", pid)
 		s.cur = adopt(pid, s.cfg.Holder, s.ended)
 		s.st.Restarts = old.Restarts
-	} else if err := s.start(); err != nil {
-		return s.end(err)
+	} else {
+		if old.Phase != "" && old.Phase != Ended {
+			s.st.Last, s.st.Restarts = &Exit{At: now, PID: old.Daemon, Status: -1, Said: []string{wentTogether}, Answered: true}, 1
+		}
+		if err := s.start(); err != nil {
+			return s.end(err)
+		}
 	}
 	s.note()
 

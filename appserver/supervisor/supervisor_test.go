@@ -310,6 +310,19 @@ func TestADaemonOutlivesItsSupervisorAndGetsAnother(t *testing.T) {
 
 func (r *rig) started(pid, other int) bool { return pid > 0 && pid != other }
 
+// A machine that went down says nothing; what it left does.
+func TestAfterAPowerCutItIsSaidThatThereWasOne(t *testing.T) {
+	r := newRig(t, "serve")
+	if err := writeState(r.dir, State{Phase: Running, Daemon: 4711, Supervisor: 4710}); err != nil {
+		t.Fatal(err)
+	}
+	r.run()
+	st := r.until("running", running)
+	if st.Last == nil || st.Last.Reason() != "its supervisor was killed with it, or the machine went down" || st.Restarts != 1 {
+		t.Errorf("%+v, last %+v", st, st.Last)
+	}
+}
+
 func TestASecondSupervisorFindsTheFirst(t *testing.T) {
 	r := newRig(t, "serve")
 	r.run()
