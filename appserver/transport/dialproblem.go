@@ -72,7 +72,7 @@ func (a remoteAddress) problem(ctx context.Context, err error, o DialOptions) er
 	case errors.Is(err, rpc.ErrNoHTTP) && a.via == viaWS:
 		p.Hints = []string{"when it listens with TLS: wss://" + a.host}
 	}
-	p.Err = fmt.Errorf("%s: %w", a.shown(), cause)
+	p.Err = fmt.Errorf("%s: %w", config.OneLine(a.shown()), cause)
 	return p
 }
 
