@@ -18,7 +18,7 @@ type Rates struct {
 }
 
 // Rate bounds one principal. Zero is no bound. Answers to approvals and
-// interrupts always pass; what is beyond gets Codex's error -32001.
+// interrupts have a wide one of their own; what is beyond gets Codex's error -32001.
 type Rate struct {
 	// Requests are those a second that may go on for ever, Burst how many may come
 	// at once; zero is as many as there are requests in ten seconds.
@@ -42,16 +42,20 @@ func defaultRates() Rates {
 }
 
 func (g Gate) validate(bad func(key, format string, args ...any)) {
-	for name, r := range map[string]Rate{"people": g.Rate.People, "tokens": g.Rate.Tokens} {
-		for key, v := range map[string]int64{
-			"requests": int64(r.Requests), "burst": int64(r.Burst), "turns": int64(r.Turns), "running": int64(r.Running), "bytes": r.Bytes,
-		} {
-			if v < 0 {
-				bad("gate.rate."+name+"."+key, "%d is below zero; 0 is no bound", v)
-			}
+	g.Rate.People.validate("gate.rate.people.", bad)
+	g.Rate.Tokens.validate("gate.rate.tokens.", bad)
+}
+
+func (r Rate) validate(prefix string, bad func(key, format string, args ...any)) {
+	for _, v := range []struct {
+		key string
+		n   int64
+	}{{"requests", int64(r.Requests)}, {"burst", int64(r.Burst)}, {"turns", int64(r.Turns)}, {"running", int64(r.Running)}, {"bytes", r.Bytes}} {
+		if v.n < 0 {
+			bad(prefix+v.key, "%d is below zero; 0 is no bound", v.n)
 		}
-		if r.Burst > 0 && r.Burst < r.Requests {
-			bad("gate.rate."+name+".burst", "%d is less than the requests of one second", r.Burst)
-		}
+	}
+	if r.Burst > 0 && r.Burst < r.Requests {
+		bad(prefix+"burst", "%d is less than the requests of one second", r.Burst)
 	}
 }

@@ -49,7 +49,9 @@ const (
 
 // place is where and how a thread works, as far as the gate has heard.
 type place struct {
-	cwd      string
+	// cwd is what the engine's record of the thread says, set what its settings are.
+	// Codex's record follows with the next turn; so both count.
+	cwd, set string
 	parent   protocol.ThreadID
 	sandbox  string // type of the policy; "" when not heard of
 	approval string // "" when not heard of or no word
@@ -74,7 +76,7 @@ func (p *places) get(id protocol.ThreadID) (place, bool) {
 // change is what a request makes of a thread once it is answered.
 type change struct {
 	thread            protocol.ThreadID
-	moves             bool
+	cwd               string // "" stays where it is
 	sandbox, approval string
 }
 
@@ -90,7 +92,7 @@ func (p *places) changing(env protocol.Envelope) *change {
 	for name, v := range protocol.Members(env.Params) {
 		switch name {
 		case "cwd":
-			ch.moves = !isNull(v)
+			ch.cwd = string(text(v))
 		case "sandboxPolicy":
 			ch.sandbox = protocol.StringField(v, "type")
 		case "permissions", "sandbox":
@@ -99,7 +101,7 @@ func (p *places) changing(env protocol.Envelope) *change {
 			ch.approval = string(text(v))
 		}
 	}
-	if ch.thread == "" || !ch.moves && ch.sandbox == "" && ch.approval == "" {
+	if ch.thread == "" || ch.cwd == "" && ch.sandbox == "" && ch.approval == "" {
 		return nil
 	}
 	p.mu.Lock()
@@ -108,7 +110,7 @@ func (p *places) changing(env protocol.Envelope) *change {
 	if !ok {
 		return &ch
 	}
-	if ch.moves {
+	if ch.cwd != "" {
 		at.at = time.Time{}
 	}
 	if ch.sandbox != "" && at.sandbox != "" && sandboxRank(ch.sandbox) > sandboxRank(at.sandbox) {
@@ -129,8 +131,9 @@ func (p *places) changed(ch *change) {
 	if !ok {
 		return
 	}
-	if ch.moves {
-		at.at = time.Time{}
+	if ch.cwd != "" {
+		at.at, at.set = time.Time{}, ch.cwd
+		p.gen.Add(1)
 	}
 	if ch.sandbox != "" {
 		at.sandbox = ch.sandbox
@@ -149,14 +152,15 @@ func (p *places) learn(thread, settings json.RawMessage) {
 	if id == "" || cwd == "" {
 		return
 	}
-	p.put(id, place{cwd: cwd, parent: protocol.ThreadID(protocol.StringField(thread, "parentThreadId"))}, settings, false)
+	at := place{cwd: cwd, set: protocol.StringField(settings, "cwd"), parent: protocol.ThreadID(protocol.StringField(thread, "parentThreadId"))}
+	p.put(id, at, settings, false)
 }
 
 // moved takes thread/settings/updated.
 func (p *places) moved(params json.RawMessage) {
 	id, s := protocol.ThreadID(protocol.StringField(params, "threadId")), protocol.Field(params, "threadSettings")
 	if cwd := protocol.StringField(s, "cwd"); id != "" && cwd != "" {
-		p.put(id, place{cwd: cwd}, s, true)
+		p.put(id, place{set: cwd}, s, true)
 	}
 }
 
@@ -171,10 +175,11 @@ func (p *places) put(id protocol.ThreadID, at place, settings json.RawMessage, k
 	defer p.mu.Unlock()
 	old, had := p.known[id]
 	if keepParent {
-		at.parent = old.parent
+		at.parent, at.cwd = old.parent, old.cwd
+		at.at = old.at // of where the record says it works nothing was heard
 	}
 	if settings == nil {
-		at.sandbox, at.approval = old.sandbox, old.approval
+		at.sandbox, at.approval, at.set = old.sandbox, old.approval, old.set
 	}
 	if !had && len(p.known) >= maxPlaces {
 		for k := range p.known { // any: it can be asked for again
@@ -186,7 +191,7 @@ func (p *places) put(id protocol.ThreadID, at place, settings json.RawMessage, k
 		p.known = make(map[protocol.ThreadID]place)
 	}
 	p.known[id] = at
-	if old.cwd != at.cwd || old.parent != at.parent {
+	if old.cwd != at.cwd || old.set != at.set || old.parent != at.parent {
 		p.gen.Add(1)
 	}
 }
@@ -331,6 +336,20 @@ func (r *reach) inProject(real string) bool {
 
 func inside(dir, path string) bool { return (&access.Scope{Projects: []string{dir}}).InProject(path) }
 
+// holds reports whether a folder is in one of the scope's projects.
+func (r *reach) holds(dir string) bool {
+	real, ok := resolve(dir)
+	return ok && r.inProject(real)
+}
+
+// works is the folder that a thread's next turn works in.
+func (at place) works() string {
+	if at.set != "" {
+		return at.set
+	}
+	return at.cwd
+}
+
 // verdict is what can be said of a thread without asking.
 type verdict uint8
 
@@ -353,11 +372,11 @@ func (r *reach) judge(p *places, id protocol.ThreadID, fresh bool) verdict {
 			return within
 		}
 		at, ok := p.get(id)
-		if !ok || fresh && time.Since(at.at) > placeAge {
+		if !ok || at.cwd == "" || fresh && time.Since(at.at) > placeAge {
 			return unknown
 		}
 		if len(r.projects) > 0 { // own or not: it has to be in one
-			if real, ok := resolve(at.cwd); ok && r.inProject(real) {
+			if r.holds(at.cwd) && (at.set == "" || r.holds(at.set)) {
 				return within
 			}
 		}
@@ -396,7 +415,7 @@ func (c *client) reaches(ctx context.Context, id protocol.ThreadID) bool {
 func (r *reach) missing(p *places, id protocol.ThreadID) protocol.ThreadID {
 	for range maxLineage {
 		at, ok := p.get(id)
-		if !ok || time.Since(at.at) > placeAge || at.parent == "" {
+		if !ok || at.cwd == "" || time.Since(at.at) > placeAge || at.parent == "" {
 			return id
 		}
 		id = at.parent

@@ -193,8 +193,8 @@ func (w *wish) mayWork() *protocol.Error {
 	if _, named := r.named[w.thread]; named || w.cwd != "" {
 		return nil
 	}
-	if _, ok := r.folder(at.cwd); !ok {
-		return w.c.outOfScope(fmt.Sprintf("%s: the folder %s of the thread", w.method, printable(at.cwd, 200)), needsFolder(printable(at.cwd, 200)))
+	if _, ok := r.folder(at.works()); !ok {
+		return w.c.outOfScope(fmt.Sprintf("%s: the folder %s of the thread", w.method, printable(at.works(), 200)), needsFolder(printable(at.works(), 200)))
 	}
 	return nil
 }
@@ -231,7 +231,7 @@ func (w *wish) limits() (bounds, *protocol.Error) {
 	}
 	cwd := w.cwd
 	if cwd == "" {
-		cwd = at.cwd
+		cwd = at.works()
 	}
 	raw, err := w.c.ask(w.ctx, "config/read", map[string]any{"cwd": cwd})
 	if err != nil {
