@@ -48,6 +48,8 @@ var onlyIn = map[string][]string{
 	"github.com/spf13/cobra":                 {"towline/cmd"},
 	"github.com/creack/pty":                  {"towline/appserver/engine/native/tool/exec", "towline/sshd", "towline/integration"},
 	"github.com/coder/websocket":             {"towline/appserver"},
+	"github.com/VictoriaMetrics/metrics":     {"towline/appserver/metrics"},
+	"golang.org/x/crypto/acme":               {"towline/appserver/transport"},
 	"github.com/godbus/dbus/v5":              {"towline/config/secret"},
 	"github.com/zalando/go-keyring":          {"towline/config/secret"},
 	"github.com/golang-jwt/jwt/v5":           {"towline/appserver/account", "towline/appserver/access/bearer"},

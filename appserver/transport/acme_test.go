@@ -24,6 +24,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -181,7 +182,9 @@ func (s *acmeServer) verify(r *http.Request) ([]byte, error) {
 	if head.JWK != nil {
 		x, _ := dec(head.JWK.X)
 		y, _ := dec(head.JWK.Y)
-		key = &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}
+		if key, err = ecdsa.ParseUncompressedPublicKey(elliptic.P256(), slices.Concat([]byte{4}, x, y)); err != nil {
+			return nil, err
+		}
 		s.key = key
 	}
 	sig, _ := dec(jws.Signature)

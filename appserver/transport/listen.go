@@ -91,6 +91,10 @@ func prepare(url string, o Options) (*Listener, address, error) {
 	if err := distinguishable(l.uid); err != nil {
 		return nil, a, listenProblem(err, "run as a user that the kernel can tell from others")
 	}
+	if most := maxFilesOpen() - reservedFiles; l.opts.Limits.MaxConns > most {
+		l.opts.Log.Warn("more connections are allowed than there are descriptors for", "connections", l.opts.Limits.MaxConns,
+			"descriptors", maxFilesOpen(), "raise", "ulimit -Hn, or LimitNOFILE of the service")
+	}
 	if a.via == viaWSS {
 		l.tls = o.Certificates.Config()
 	}

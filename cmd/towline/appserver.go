@@ -83,6 +83,10 @@ func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg
 	}
 	if stdio && len(urls) == 0 {
 		if s, err := transport.Dial(ctx, "unix://"+paths.FindSocket()); err == nil {
+			if len(o.codex.args()) > 0 {
+				_ = s.Close(nil) // only its presence counts
+				return errOwnSettings
+			}
 			return relay(ctx, transport.Stdio(os.Stdin, os.Stdout), s)
 		}
 	}
@@ -115,6 +119,12 @@ func appServerAlone(ctx context.Context, o serveOptions, paths config.Paths, cfg
 		return h.server.Serve(ctx, transport.Stdio(os.Stdin, os.Stdout), transport.LocalUser(), "stdio", "stdio")
 	})
 	return g.Wait()
+}
+
+// errOwnSettings: what runs already cannot be told how to begin.
+var errOwnSettings = &config.Problem{
+	Stage: "daemon", Err: errors.New("one runs already, with settings of its own: -c, --enable, --disable and the like come too late"),
+	Hints: []string{"`towline app-server stop` ends it"}, Exit: config.ExitUnavailable,
 }
 
 // lastAnswers is how long a program that ended its input may wait for what it
