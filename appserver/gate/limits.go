@@ -20,6 +20,8 @@ const (
 	// maxQuotas bounds principals whose rates are remembered; those that have been
 	// quiet are forgotten first.
 	maxQuotas = 4096
+	// urgentRate a second, and urgentBurst at once, are the bounds of urgent.
+	urgentRate, urgentBurst = 20, 200
 	// burstSeconds is the burst where none is configured.
 	burstSeconds = 10
 )
@@ -30,9 +32,10 @@ var turnMethods = map[string]bool{
 	"thread/shellCommand": true, "thread/realtime/start": true, "thread/goal/set": true,
 }
 
-// unlimited pass whatever the rate is: who may stop something or decide must not
-// be kept from it by what a program does in his name.
-var unlimited = map[string]bool{"turn/interrupt": true, protocol.ExtApprovalAnswer: true}
+// urgent pass whatever the rate is: who may stop something or decide must not be
+// kept from it by what a program does in his name. They have a rate of their own,
+// far beyond any person's: what is on record must not be a way to fill the disk.
+var urgent = map[string]bool{"turn/interrupt": true, protocol.ExtApprovalAnswer: true}
 
 // quota is what one principal has used, over all of its connections. Nil has no
 // bounds.
@@ -42,6 +45,7 @@ type quota struct {
 	scoped   bool
 	requests bucket
 	turns    bucket
+	urgent   bucket
 	bytes    atomic.Int64 // of requests without an answer
 
 	mu      sync.Mutex                      // guards running; innermost
@@ -104,7 +108,7 @@ func (g *Gate) quotaOf(p access.Principal) *quota {
 	if len(g.quotas) >= maxQuotas {
 		now := g.clock()
 		for k, q := range g.quotas {
-			if q.requests.paid.Load() <= now && q.turns.paid.Load() <= now && q.bytes.Load() == 0 {
+			if q.requests.paid.Load() <= now && q.turns.paid.Load() <= now && q.urgent.paid.Load() <= now && q.bytes.Load() == 0 {
 				delete(g.quotas, k)
 			}
 		}
@@ -115,6 +119,7 @@ func (g *Gate) quotaOf(p access.Principal) *quota {
 		burst = rate.Requests * burstSeconds
 	}
 	q.requests, q.turns = newBucket(rate.Requests, time.Second, burst), newBucket(rate.Turns, time.Minute, rate.Turns)
+	q.urgent = newBucket(urgentRate, time.Second, urgentBurst)
 	if len(g.quotas) < maxQuotas { // else this connection has one of its own
 		g.quotas[p.Key()] = q
 	}
@@ -128,7 +133,13 @@ func (g *Gate) clock() int64 { return int64(time.Since(g.began)) }
 // bytes is booked when it goes to the engine, and given back by the answer.
 func (c *client) afford(method string, size int64) *protocol.Error {
 	q := c.quota
-	if q == nil || unlimited[method] {
+	if q == nil {
+		return nil
+	}
+	if urgent[method] {
+		if wait := q.urgent.take(c.g.clock()); wait > 0 {
+			return c.saturated(wait, fmt.Sprintf("%s may send %s %d times a second", q.who, method, urgentRate))
+		}
 		return nil
 	}
 	if wait := q.requests.take(c.g.clock()); wait > 0 {

@@ -347,7 +347,11 @@ func (g *Gate) serveWithout(parent context.Context, s rpc.Stream, fs *flushable,
 			return err
 		}
 		env, err := protocol.Peek(msg)
-		if err != nil || env.Kind != protocol.KindRequest {
+		if err != nil || env.Kind != protocol.KindRequest || c.lapsed() {
+			continue
+		}
+		if why := c.afford(env.Method, int64(len(msg))); why != nil {
+			c.put(protocol.NewError(env.ID, why))
 			continue
 		}
 		if c.local(ctx, env) {
