@@ -433,3 +433,52 @@ func TestExecOnAHost(t *testing.T) {
 		t.Errorf("no server: %+v", w)
 	}
 }
+
+// The cron job of docs/ci.md, as it stands there.
+func TestCronExampleOfTheDocumentation(t *testing.T) {
+	t.Parallel()
+	peer.Need(t, "git", "jq")
+	doc, err := os.ReadFile("../docs/ci.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(doc), "```sh\n#!/bin/sh\n")
+	script, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("docs/ci.md has no such script any more")
+	}
+	home, project := t.TempDir(), gitFolder(t)
+	for name, text := range map[string]string{
+		"bin/nightly":         "#!/bin/sh\n" + script,
+		"towline/config.toml": "[engine]\nkind = \"native\"\n[engine.native]\nrehearsal = true\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(home, name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(home, name), []byte(text), 0o700); err != nil { //nolint:gosec // a script
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(filepath.Join(home, "towline/config.toml"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(peer.Binary(t), filepath.Join(home, "bin/towline")); err != nil {
+		t.Fatal(err)
+	}
+	for prompt, want := range map[string]int{"run echo fine": 0, "fail": 1} {
+		env := []string{"HOME=" + home, "TOWLINE_HOME=" + filepath.Join(home, "towline"), "PROJECT=" + project, "PROMPT=" + prompt}
+		r := startExec(t, home, env, filepath.Join(home, "bin/nightly"))
+		_, code := r.ended()
+		out, errs := r.said()
+		if code != want || (out == "") != (want == 0) {
+			t.Errorf("%s: status %d\n%s%s", prompt, code, out, errs)
+		}
+		if want == 0 {
+			if b, err := os.ReadFile(filepath.Join(home, ".local/state/nightly/last.md")); err != nil || !strings.Contains(string(b), "ended well") {
+				t.Errorf("last.md: %q, %v", b, err)
+			}
+		} else if !strings.Contains(out, "towline attach 0") || !strings.Contains(out, "error: turn:") {
+			t.Errorf("cron would mail %q", out)
+		}
+	}
+}
