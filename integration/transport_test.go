@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -266,6 +267,9 @@ func TestOurUIOnAStockServer(t *testing.T) {
 					}
 					env = append(env, "TOKEN="+way.token)
 					argv = append(argv, "--remote-auth-token-env", "TOKEN")
+				}
+				if out, code := run(t, env, append([]string{peer.Binary(t), "status"}, slices.DeleteFunc(slices.Clone(argv[1:]), func(s string) bool { return s == "--new" })...)...); code != 0 || !strings.Contains(out, "codex "+c.Version) {
+					t.Errorf("status: %d\n%s", code, out)
 				}
 				term := peer.Open(t, 100, 30, env, argv...)
 				term.Wait("? help")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -55,9 +56,10 @@ func readStatus(ctx context.Context, paths config.Paths) (protocol.HostStatus, e
 	return readStatusOf(ctx, func(ctx context.Context) (rpc.Stream, error) { return dialDaemon(ctx, paths) })
 }
 
-// readStatusOf asks the daemon that dial reaches.
+// readStatusOf asks the daemon that dial reaches. A stock app-server has no such
+// question: of it the status holds the engine, and no version of Towline's.
 func readStatusOf(ctx context.Context, dial func(context.Context) (rpc.Stream, error)) (st protocol.HostStatus, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeoutCause(ctx, 20*time.Second, errors.New("no answer in time"))
 	defer cancel()
 	s, err := dial(ctx)
 	if err != nil {
@@ -69,12 +71,19 @@ func readStatusOf(ctx context.Context, dial func(context.Context) (rpc.Stream, e
 	defer func() { p.Close(nil); <-done }()
 	// Without an engine the daemon refuses this, and says why in its status.
 	var refused *protocol.Error
+	var hello protocol.Initialized
 	if err := p.Call(ctx, "initialize", protocol.InitializeParams{
 		ClientInfo: protocol.ClientInfo{Name: "towline-status", Version: version()},
-	}, nil); err != nil && !errors.As(err, &refused) {
+	}, &hello); err != nil && !errors.As(err, &refused) {
 		return st, &config.Problem{Stage: "daemon", Err: err, Exit: config.ExitUnavailable}
 	}
-	if err := p.Call(ctx, protocol.ExtStatus, nil, &st); err != nil {
+	err = p.Call(ctx, protocol.ExtStatus, nil, &st)
+	if errors.As(err, &refused) && (refused.Code == protocol.CodeMethodNotFound || strings.Contains(refused.Message, "unknown variant")) {
+		_, v, _ := strings.Cut(hello.UserAgent, "/")
+		v, _, _ = strings.Cut(v, " ")
+		return protocol.HostStatus{Engine: protocol.EngineState{Kind: "codex", State: "ready", Version: v}}, nil
+	}
+	if err != nil {
 		return st, &config.Problem{Stage: "status", Err: err, Exit: config.ExitUnavailable}
 	}
 	return st, nil
@@ -95,6 +104,10 @@ func printStatus(w io.Writer, st protocol.HostStatus) error {
 		if v != "" {
 			fmt.Fprintf(&b, "  %-10s %s\n", k, v)
 		}
+	}
+	if st.Version == "" {
+		_, err := fmt.Fprintf(w, "a stock app-server answers: codex %s, ready\n", cmp.Or(printable(st.Engine.Version), "of an unknown version"))
+		return err
 	}
 	fmt.Fprintf(&b, "towline %s, running for %s (pid %d)\n", st.Version, time.Since(time.Unix(st.StartedAt, 0)).Round(time.Second), st.PID)
 	engine := strings.TrimSpace(st.Engine.Kind + " " + st.Engine.Version)
