@@ -60,10 +60,16 @@ func (f *fake) Yield(context.Context) (Offer, map[string]*os.File, error) {
 	return o, map[string]*os.File{"home": dup}, nil
 }
 
-func (f *fake) TakeBack(error)              { f.say("back") }
-func (f *fake) Retire(int)                  { f.say("retire") }
-func (f *fake) Note(n Note)                 { f.mu.Lock(); defer f.mu.Unlock(); f.notes = append(f.notes, n) }
-func (f *fake) Start(p string) (int, error) { f.started = p; return 7, nil }
+func (f *fake) TakeBack(error) { f.say("back") }
+func (f *fake) Retire(int)     { f.say("retire") }
+func (f *fake) Note(n Note) { f.mu.Lock(); defer f.mu.Unlock(); f.notes = append(f.notes, n) }
+
+func (f *fake) Start(p string) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started = p
+	return 7, nil
+}
 
 func (f *fake) Guest(_ context.Context, g Guest, c net.Conn) {
 	f.say("guest " + g.Name)
@@ -250,9 +256,14 @@ func TestGuestsNotesAndStarts(t *testing.T) {
 		t.Errorf("noted: %+v", f.notes)
 	}
 	f.mu.Unlock()
-	if pid, err := Start(t.Context(), path, "/usr/bin/new"); pid != 7 || err != nil || f.started != "/usr/bin/new" {
-		t.Errorf("%d, %v, %q", pid, err, f.started)
+	if pid, err := Start(t.Context(), path, "/usr/bin/new"); pid != 7 || err != nil {
+		t.Errorf("%d, %v", pid, err)
 	}
+	f.mu.Lock()
+	if f.started != "/usr/bin/new" {
+		t.Errorf("started %q", f.started)
+	}
+	f.mu.Unlock()
 	if _, err := Start(t.Context(), path, "new"); err == nil {
 		t.Error("a relative program was started")
 	}

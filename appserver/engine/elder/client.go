@@ -7,11 +7,15 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"towline/appserver/engine/native"
 	"towline/appserver/protocol"
 	"towline/appserver/rpc"
 )
+
+// lastTime bounds how long an elder is listened to when the new engine has ended.
+const lastTime = time.Second
 
 // maxQueued is how many messages wait for the client before its engines do.
 const maxQueued = 512
@@ -42,6 +46,7 @@ type client struct {
 type old struct {
 	*elder
 	s    rpc.Stream
+	over chan struct{} // closed when nothing more comes
 	gone bool
 	// As this connection has told so far: the threads kept there, those ever kept,
 	// those the client watches there.
@@ -77,7 +82,7 @@ func newClient(e *Engine, fresh rpc.Stream) *client {
 
 func (c *client) add(el *elder, s rpc.Stream) {
 	o := &old{
-		elder: el, s: s, held: make(map[protocol.ThreadID]bool), ever: make(map[protocol.ThreadID]bool),
+		elder: el, s: s, over: make(chan struct{}), held: make(map[protocol.ThreadID]bool), ever: make(map[protocol.ThreadID]bool),
 		watched: make(map[protocol.ThreadID]bool), pending: make(map[string][]*pending), asks: make(map[string]bool),
 	}
 	for _, id := range c.e.heldBy(el) {
@@ -89,7 +94,10 @@ func (c *client) add(el *elder, s rpc.Stream) {
 func (c *client) start() {
 	c.pumps.Go(c.pumpFresh)
 	for _, o := range c.olds {
-		c.pumps.Go(func() { c.pumpOld(o) })
+		c.pumps.Go(func() {
+			defer close(o.over)
+			c.pumpOld(o)
+		})
 	}
 }
 
@@ -318,6 +326,7 @@ func (c *client) pumpFresh() {
 	for {
 		msg, err := c.fresh.Read(context.Background()) // Close ends it
 		if err != nil {
+			c.lastWords()
 			c.mu.Lock()
 			c.err = err
 			left := c.calls
@@ -334,6 +343,22 @@ func (c *client) pumpFresh() {
 		}
 		c.fromFresh(msg)
 		c.waitForRoom()
+	}
+}
+
+// lastWords gives elders that end with the daemon a moment: they have been told to
+// before the new engine was, and say how their turns came out.
+func (c *client) lastWords() {
+	t := time.NewTimer(lastTime)
+	defer t.Stop()
+	for _, o := range c.olds {
+		select {
+		case <-o.over:
+		case <-t.C:
+			return
+		case <-c.over:
+			return
+		}
 	}
 }
 

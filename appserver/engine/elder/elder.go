@@ -222,9 +222,16 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	e.fresh.AsksFrom(first)
 	close(e.found)
+	// The elders end first: what their turns came to is heard through this process.
+	fresh, endFresh := context.WithCancel(context.WithoutCancel(ctx))
+	defer endFresh()
 	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(stopped); e.stopElders() })
-	err := e.fresh.Run(ctx)
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		e.stopElders()
+		endFresh()
+	})
+	err := e.fresh.Run(fresh)
 	if !stop() {
 		<-stopped
 	}

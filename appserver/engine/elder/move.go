@@ -23,7 +23,10 @@ func (c *client) handedOver(o *old, id protocol.ThreadID) {
 		return
 	}
 	if watched {
-		c.call("thread/resume", resumeParams{ThreadID: id, ExcludeTurns: true}, func(protocol.Envelope) {
+		c.call("thread/resume", resumeParams{ThreadID: id, ExcludeTurns: true}, func(env protocol.Envelope) {
+			if env.Kind != protocol.KindResponse {
+				c.e.cfg.Log.Warn("a thread that changed hands cannot be watched here", "thread", id, "err", string(env.Error))
+			}
 			c.e.watch(o.elder, id, -1)
 		})
 	}
@@ -80,6 +83,15 @@ type resumeParams struct {
 // ended cleans up after an elder's connection. When the elder had given up
 // everything, nothing is left to do; else it has died, and so have its turns.
 func (c *client) ended(o *old) {
+	var again []*pending
+	defer func() {
+		for _, p := range again {
+			c.e.settled(context.Background(), []*elder{o.elder}, p.thread)
+			c.write.Lock()
+			_ = c.fresh.Write(context.Background(), p.msg) // its reader notices a broken stream
+			c.write.Unlock()
+		}
+	}()
 	c.write.Lock()
 	defer c.write.Unlock()
 	c.mu.Lock()
@@ -89,6 +101,8 @@ func (c *client) ended(o *old) {
 			switch {
 			case p.mark != nil:
 				c.passedLocked(p.mark)
+			case p.msg != nil && !o.held[p.thread]:
+				again = append(again, p) // the news came, and the answer did not: it was never looked at
 			case p.msg != nil:
 				c.putLocked(protocol.NewError(json.RawMessage(key), protocol.Internalf("the process that worked on thread %s has ended; its turn was interrupted", p.thread)))
 			}

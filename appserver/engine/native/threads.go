@@ -64,6 +64,9 @@ func (c *conn) with(id protocol.ThreadID, f func(l *live) error) error {
 		if c.e.stopping() {
 			return draining()
 		}
+		if c.e.isRetired() {
+			return errDeparted(id)
+		}
 		return protocol.Errorf("thread not found: %s", id)
 	}
 	return f(l)
