@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 
 	"towline/appserver/access"
@@ -30,8 +29,7 @@ func scopedPrincipal(t testing.TB, name string, role protocol.Role, words ...str
 func dialAs(t testing.TB, g *Gate, who access.Principal) *person {
 	t.Helper()
 	a, b := rpc.Pipe(64)
-	p := &person{t: t, s: a, served: make(chan error, 1)}
-	p.cond = sync.NewCond(&p.mu)
+	p := newPerson(t, a)
 	go func() {
 		p.served <- g.Serve(context.Background(), b, Client{Principal: who, Via: "ws", Remote: "test"})
 	}()
