@@ -83,7 +83,7 @@ func (p Paths) Holder() (h Holder, ok bool) {
 		return Holder{}, false
 	}
 	defer func() { _ = f.Close() }() // and the lock, if it is ours now
-	if held, err := tryLock(f); err != nil || !held {
+	if !someoneHolds(f) {
 		return Holder{}, false
 	}
 	return readHolder(f), true

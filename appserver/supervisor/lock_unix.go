@@ -42,14 +42,15 @@ func hold(path string) (release func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// holder is who has the lock; 0 when it has not written yet.
+// holder is who has the lock; 0 when it has not written yet. Looking takes a shared
+// lock: two that look at once must not take each other for the holder.
 func holder(path string) (pid int, held bool) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return 0, false
 	}
 	defer func() { _ = f.Close() }() // and the lock, if it is ours now
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); !errors.Is(err, syscall.EWOULDBLOCK) {
 		return 0, false
 	}
 	b, err := io.ReadAll(io.NewSectionReader(f, 0, 32))

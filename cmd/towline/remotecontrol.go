@@ -364,7 +364,7 @@ func (m managedDaemon) startLocked(ctx context.Context) (string, error) {
 		if st.Phase == supervisor.Waiting && st.Supervisor > 0 {
 			_ = hurry(st.Supervisor) // it starts it by itself otherwise
 		}
-		return statusStarted, m.await(ctx, time.Now(), nil)
+		return statusStarted, m.await(ctx, time.Time{}, time.Now(), nil)
 	}
 	if up {
 		m.say("the daemon runs, but nothing looks after it; that changes now")
@@ -375,7 +375,7 @@ func (m managedDaemon) startLocked(ctx context.Context) (string, error) {
 	if s := installedService(m.paths); s != nil {
 		err := s.start(ctx)
 		if err == nil {
-			return m.started(up), m.await(ctx, began, nil)
+			return m.started(up), m.await(ctx, began, began, nil)
 		}
 		m.say("the service does not start (%s); the daemon is started without it", config.OneLine(err.Error()))
 	}
@@ -383,7 +383,7 @@ func (m managedDaemon) startLocked(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", startProblem(m.paths, err)
 	}
-	return m.started(up), m.await(ctx, began, ended)
+	return m.started(up), m.await(ctx, began, began, ended)
 }
 
 func (m managedDaemon) started(up bool) string {
@@ -424,20 +424,33 @@ func (m managedDaemon) spawn() (<-chan error, error) {
 
 // await waits until the daemon answers. One that ends instead, for a reason of its
 // own, is not waited for: nobody sees its next tries.
-func (m managedDaemon) await(ctx context.Context, began time.Time, ended <-chan error) error {
+//
+// since is when its supervisor was started at the earliest: what another left in the
+// state is not about this one.
+func (m managedDaemon) await(ctx context.Context, since, began time.Time, ended <-chan error) error {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	gone := time.Time{}
+	var why error // it has failed, and its supervisor is on its way out
 	for {
 		select {
 		case <-ended:
 			ended = nil
 		case <-tick.C:
 		case <-ctx.Done():
+			if why != nil {
+				return why
+			}
 			return m.stuck(context.Cause(ctx))
 		}
 		st, alive := supervisor.Find(m.paths.State)
-		if alive && answers(ctx, m.paths) == nil {
+		if why != nil {
+			if !alive {
+				return why
+			}
+			continue
+		}
+		if alive && !st.Began.Before(since) && answers(ctx, m.paths) == nil {
 			return nil
 		}
 		failed := st.Last != nil && st.Last.At.After(began)
@@ -451,10 +464,10 @@ func (m managedDaemon) await(ctx context.Context, began time.Time, ended <-chan 
 		}
 		if alive && failed && st.Last.Signal == "" && !st.Last.Answered {
 			// It would be tried again and again; but the one who asked is here now.
-			if st.Supervisor > 0 {
-				_ = terminate(st.Supervisor)
+			why = m.failed(st, true)
+			if st.Supervisor == 0 || terminate(st.Supervisor) != nil {
+				return why
 			}
-			return m.failed(st, true)
 		}
 	}
 }
@@ -531,7 +544,7 @@ func (m managedDaemon) succeed(ctx context.Context, pid int) error {
 		if err != nil {
 			return err
 		}
-		if err := m.await(ctx, began, ended); err != nil {
+		if err := m.await(ctx, began, began, ended); err != nil {
 			return err
 		}
 	}
