@@ -19,7 +19,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/pelletier/go-toml/v2"
 	"golang.org/x/term"
 
 	"towline/appserver/protocol"
@@ -160,8 +159,7 @@ func (o *execOptions) pictures() ([]protocol.UserInput, error) {
 	return out, nil
 }
 
-// settings are the -c flags and those that stand for some. As with Codex a value
-// that is no TOML is a string.
+// settings are the -c flags and those that stand for some.
 func (o *execOptions) settings() (map[string]any, error) {
 	out := make(map[string]any)
 	for _, kv := range o.set {
@@ -169,11 +167,7 @@ func (o *execOptions) settings() (map[string]any, error) {
 		if key = strings.TrimSpace(key); !ok || key == "" {
 			return nil, wrongUse("exec", fmt.Sprintf("-c %s is not KEY=VALUE", printable(kv)), `as in: -c model_reasoning_effort="high"`)
 		}
-		var doc struct{ V any }
-		if toml.Unmarshal([]byte("V = "+value), &doc) != nil || doc.V == nil {
-			doc.V = strings.Trim(strings.TrimSpace(value), `"'`)
-		}
-		out[key] = doc.V
+		out[key] = config.Override(value)
 	}
 	for _, name := range o.enable {
 		out["features."+name] = true
