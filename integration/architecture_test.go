@@ -150,8 +150,9 @@ func TestBinaryLinksNoHeavyDependency(t *testing.T) {
 }
 
 // maxBinary is what the stripped linux/amd64 binary may weigh, in bytes. It is
-// copied to hosts over ssh; raise it in the commit that says what was bought.
-const maxBinary = 28 << 20
+// copied to hosts over ssh; raise it in the commit that says what was bought: last
+// tokens, TLS with ACME, metrics, exec and the managed daemon, for 2.5 MiB.
+const maxBinary = 31 << 20
 
 func TestBinaryStaysWithinItsBudget(t *testing.T) {
 	info, err := os.Stat(peer.Binary(t))
