@@ -167,6 +167,9 @@ func installedService(paths config.Paths) serviceManager {
 
 func definition(paths config.Paths, hardened bool) (serviceDefinition, error) {
 	program, err := programPath()
+	if err == nil {
+		err = lasting(program)
+	}
 	if err != nil {
 		return serviceDefinition{}, err
 	}

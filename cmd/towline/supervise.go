@@ -68,8 +68,8 @@ func supervise(ctx context.Context, paths config.Paths, program, backend string,
 	defer signal.Stop(reload)
 	s := supervisor.New(supervisor.Config{
 		Dir: paths.State, LogFile: paths.Log(), Backend: backend, Log: log,
-		Command:   func() (*exec.Cmd, error) { return managedCommand(program, "serve"), nil },
-		Successor: func() (*exec.Cmd, error) { return managedCommand(program, "serve", takeOverFlag), nil },
+		Command:   func() (*exec.Cmd, error) { return lastingCommand(program, "serve") },
+		Successor: func() (*exec.Cmd, error) { return lastingCommand(program, "serve", takeOverFlag) },
 		Holder:    func() (int, bool) { h, ok := paths.Holder(); return h.PID, ok },
 		Answers:   func(ctx context.Context) error { return answers(ctx, paths) },
 		Final:     unmendable,
@@ -112,6 +112,14 @@ func managedCommand(program string, args ...string) *exec.Cmd {
 	cmd.Dir = homeDir()
 	cmd.SysProcAttr = ownSession()
 	return cmd
+}
+
+// lastingCommand is managedCommand for what nobody looks at when it starts.
+func lastingCommand(program string, args ...string) (*exec.Cmd, error) {
+	if err := lasting(program); err != nil {
+		return nil, err
+	}
+	return managedCommand(program, args...), nil
 }
 
 func homeDir() string {

@@ -23,6 +23,10 @@ func becomeNewer(program string, log *slog.Logger) {
 	if err != nil || os.SameFile(mine, now) {
 		return
 	}
+	if err := lasting(program); err != nil {
+		log.Warn("the supervisor stays the old program", "err", err)
+		return
+	}
 	log.Info("the supervisor becomes the new program", "program", program)
 	if err := syscall.Exec(program, os.Args, os.Environ()); err != nil {
 		log.Warn("the supervisor stays the old program", "err", err)
