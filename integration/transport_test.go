@@ -292,7 +292,7 @@ func TestOurUIOnAStockServer(t *testing.T) {
 				term.WaitMatch(`(?s)hello after the cut.*Rehearsal`)
 				// A server that wants another token now is no reason to knock for ever.
 				s.Restart("--ws-auth", "capability-token", "--ws-token-sha256", sha256Hex("another"))
-				term.Wait("401 Unauthorized", "$TOKEN does not count there", "[exit 5]")
+				term.Wait("401 Unauthorized", "$TOKEN does not count there", "come back with", "[exit 5]")
 				if strings.Contains(term.Scrollback(), way.token) {
 					t.Error("the token is on the screen")
 				}

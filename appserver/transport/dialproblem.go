@@ -95,6 +95,8 @@ func (a remoteAddress) unwelcome(p *config.Problem, no *rpc.HandshakeError, o Di
 		switch {
 		case o.Token == "" && a.via != viaUnix && no.Status == http.StatusUnauthorized:
 			p.Hints = []string{"the server wants a token: put one into a variable and name it with `--remote-auth-token-env NAME`"}
+		case o.Token == "" && !a.loopback():
+			p.Hints = []string{"on that host, the log of the server says why"}
 		case o.Token == "":
 			p.Hints = []string{"connect as the user the server runs as"}
 		case no.Status == http.StatusForbidden:

@@ -7,12 +7,14 @@ import (
 	"io"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
 	"towline/appserver/protocol"
+	"towline/appserver/rpc"
 	"towline/appserver/tui"
 	"towline/config"
 )
@@ -77,6 +79,12 @@ func (o *remoteFlags) ui(ctx context.Context, paths config.Paths, thread protoco
 		Host: host, Version: version(), ReattachHint: comeBack, EndWhenRefused: true, Log: discarded(),
 	})
 	if err != nil && !d.asked() && !errors.Is(err, io.EOF) && !errors.Is(err, context.Canceled) {
+		var p *config.Problem
+		if errors.As(err, &p) && errors.Is(err, rpc.ErrRefused) { // it was here before
+			q := *p
+			q.Hints = append(slices.Clone(p.Hints), "what runs there goes on; come back with `"+comeBack+"`")
+			return &q
+		}
 		return err
 	}
 	if res.Text != "" {
