@@ -62,7 +62,7 @@ func (f *fake) Yield(context.Context) (Offer, map[string]*os.File, error) {
 
 func (f *fake) TakeBack(error) { f.say("back") }
 func (f *fake) Retire(int)     { f.say("retire") }
-func (f *fake) Note(n Note) { f.mu.Lock(); defer f.mu.Unlock(); f.notes = append(f.notes, n) }
+func (f *fake) Note(n Note)    { f.mu.Lock(); defer f.mu.Unlock(); f.notes = append(f.notes, n) }
 
 func (f *fake) Start(p string) (int, error) {
 	f.mu.Lock()

@@ -14,8 +14,8 @@ import (
 	"towline/config"
 )
 
-// revoked is what a server says that lets a token in no more.
-var revoked = fmt.Errorf("%w: %w", rpc.ErrRefused, &config.Problem{Stage: "dial", Err: errors.New("revoked"), Exit: config.ExitDenied})
+// errRevoked is what a server says that lets a token in no more.
+var errRevoked = fmt.Errorf("%w: %w", rpc.ErrRefused, &config.Problem{Stage: "dial", Err: errors.New("revoked"), Exit: config.ExitDenied})
 
 // Nobody at the screen can mend a token: a return that is refused ends the client
 // with the reason, with a stream that ends with its link and one that does not.
@@ -34,7 +34,7 @@ func TestRefusedReturnEndsWhereNobodyCanMendIt(t *testing.T) {
 			dial := c.Dial
 			c.Dial = func(ctx context.Context) (rpc.Stream, error) {
 				if gone.Load() {
-					return nil, revoked
+					return nil, errRevoked
 				}
 				return dial(ctx)
 			}
@@ -66,7 +66,7 @@ func TestRefusedReturnEndsWhereNobodyCanMendIt(t *testing.T) {
 		s.sees("○ new")
 		h.set(LinkState{Attempt: 1, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: io.ErrUnexpectedEOF})
 		s.sees("⟳ unreachable")
-		h.set(LinkState{Attempt: 2, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: revoked})
+		h.set(LinkState{Attempt: 2, NextTry: time.Now().Add(time.Hour), Since: time.Now(), Err: errRevoked})
 		ends(t, s)
 	})
 }
