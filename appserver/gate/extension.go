@@ -85,6 +85,7 @@ func (c *client) session(ctx context.Context) protocol.Session {
 	if c.scope == nil {
 		return s
 	}
+	s.Restarted = bare(s.Restarted)
 	if s.LastThread != nil && !c.reaches(ctx, *s.LastThread) {
 		s.LastThread = nil
 	}
@@ -125,7 +126,8 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 	}
 	// What is left is about the host as such, and about who and what is in reach.
 	st.Home, st.Project, st.SSH, st.Listen, st.HostKey, st.Lent, st.Audit = "", "", "", []string{}, "", nil, nil
-	st.Threads.Working, st.Threads.Waiting = 0, 0
+	st.Threads.Working, st.Threads.Waiting, st.Threads.Interrupted = 0, 0, 0
+	st.PID, st.Restarted = 0, bare(st.Restarted)
 	for id, waits := range g.activeNow() {
 		if c.sees(id) {
 			if st.Threads.Working++; waits {
@@ -134,6 +136,15 @@ func (g *Gate) status(c *client) protocol.HostStatus {
 		}
 	}
 	return st
+}
+
+// bare is that the host was restarted, without why: its last words are about files
+// and people that a scope does not hold.
+func bare(r *protocol.Restarted) *protocol.Restarted {
+	if r == nil {
+		return nil
+	}
+	return &protocol.Restarted{At: r.At}
 }
 
 func (c *client) approvals(ctx context.Context, params json.RawMessage) (any, error) {

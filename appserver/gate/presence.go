@@ -206,8 +206,12 @@ func (g *Gate) tellEngine(ctx context.Context) error {
 // shown is the engine's state as the client may know it: its last words on stderr
 // are the host's business.
 func (c *client) shown(st protocol.EngineState) protocol.EngineState {
-	if c.scope != nil {
-		st.Detail = ""
+	if c.scope == nil {
+		return st
+	}
+	st.Detail = ""
+	if st.Problem != "" { // it names the host's paths and settings
+		st.Problem, st.Hints = "the engine does not work; whoever keeps the host sees why", nil
 	}
 	return st
 }

@@ -92,3 +92,37 @@ func TestSecurityInterruptsAreBounded(t *testing.T) {
 		t.Errorf("%d entries, err %v", n, err)
 	}
 }
+
+// What a scope does not hold is not told by the host's account of itself either.
+func TestSecurityScopedClientsHearNothingOfTheHost(t *testing.T) {
+	home, _, _ := folders(t)
+	const secret = "/srv/else/where"
+	r := newRig(t, func(c *Config) {
+		c.Project = home
+		c.Status = func() protocol.HostStatus {
+			st := protocol.HostStatus{
+				PID: 7, Home: secret, Project: secret, SSH: secret, HostKey: secret, Listen: []string{secret}, StartedAt: 1,
+				Restarted: &protocol.Restarted{At: 1, Reason: secret}, Lent: &protocol.Lent{Account: secret},
+			}
+			st.Threads.Interrupted = 3
+			return st
+		}
+	}, false)
+	r.e.setState(protocol.EngineState{Kind: "codex", State: "ready", Detail: secret, Problem: secret, Hints: []string{secret}}, nil)
+	p := dialAs(t, r.g, scopedPrincipal(t, "ci", protocol.RoleOperator, "exec"))
+	p.hello("ci")
+	for _, method := range []string{protocol.ExtStatus, protocol.ExtSession} {
+		raw, err := p.call(method, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := string(raw); strings.Contains(s, secret) || strings.Contains(s, `"pid":7`) || strings.Contains(s, `"interrupted":3`) {
+			t.Errorf("%s: %s", method, s)
+		}
+	}
+	all := r.join("ana", protocol.RoleObserver, true)
+	raw, err := all.call(protocol.ExtStatus, nil)
+	if err != nil || !strings.Contains(string(raw), secret) {
+		t.Errorf("without a scope: %s, %v", raw, err)
+	}
+}
