@@ -26,7 +26,7 @@ import (
 const patience = 30 * time.Second
 
 // opened is a daemon with the offline model, and its configuration.
-func opened(t *testing.T, change func(*Config)) *Server {
+func opened(t testing.TB, change func(*Config)) *Server {
 	t.Helper()
 	home, err := os.MkdirTemp("/tmp", "tw")
 	if err != nil {
@@ -71,7 +71,7 @@ func opened(t *testing.T, change func(*Config)) *Server {
 	return s
 }
 
-func serve(t *testing.T, s *Server) {
+func serve(t testing.TB, s *Server) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

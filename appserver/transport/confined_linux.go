@@ -3,12 +3,14 @@ package transport
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 )
 
 // A command that an agent runs in a sandbox is a process of the same user. With
@@ -51,52 +53,78 @@ func unconfined(pid int) error {
 	if err != nil {
 		return err
 	}
-	_, ours, err := readStatus("self")
+	beyond, err := theirs.beyondOurs()
 	if err != nil {
 		return err
 	}
-	if theirs.beyond(ours) {
+	if beyond {
 		return errConfined
 	}
 	return nil
+}
+
+// own is how confined this process was when it was looked at last. That can only
+// become more, so who was not beyond it then is not now; before somebody is
+// refused it is looked at again.
+var own atomic.Pointer[confinement]
+
+// beyondOurs is beyond for this process.
+func (c confinement) beyondOurs() (bool, error) {
+	if o := own.Load(); o != nil && !c.beyond(*o) {
+		return false, nil
+	}
+	_, ours, err := readStatus("self")
+	if err != nil {
+		return false, err
+	}
+	own.Store(&ours)
+	return c.beyond(ours), nil
 }
 
 // maxHolders is how many processes are remembered that held a connection.
 const maxHolders = 16
 
 // holders are processes that held a connection lately, the last one first: most
-// come from a program that came before. Each is looked at anew all the same.
+// come from a program that came before, and mostly at the descriptor that the one
+// before had left. Each is looked at anew all the same.
 type holders struct {
-	mu   sync.Mutex
-	pids []string
+	mu   sync.Mutex // guards what follows
+	list []holder
 }
 
-func (h *holders) list() []string {
+type holder struct{ pid, fd string }
+
+func (h *holders) lately() []holder {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return slices.Clone(h.pids)
+	return slices.Clone(h.list)
 }
 
-func (h *holders) found(pid string) {
+func (h *holders) found(at holder) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if i := slices.Index(h.pids, pid); i >= 0 {
-		h.pids = slices.Delete(h.pids, i, i+1)
+	i := slices.IndexFunc(h.list, func(o holder) bool { return o.pid == at.pid })
+	if i == 0 {
+		h.list[0] = at
+		return
 	}
-	h.pids = slices.Insert(h.pids, 0, pid)
-	h.pids = h.pids[:min(len(h.pids), maxHolders)]
+	if i > 0 {
+		h.list = slices.Delete(h.list, i, i+1)
+	}
+	h.list = slices.Insert(h.list, 0, at)
+	h.list = h.list[:min(len(h.list), maxHolders)]
 }
 
 // unconfinedHolder does the same for whichever process of uid has the socket
 // with this inode open.
 func (h *holders) unconfinedHolder(uid uint32, inode uint64) error {
-	_, ours, err := readStatus("self")
-	if err != nil {
-		return err
-	}
-	s := search{uid: uid, want: fmt.Sprintf("socket:[%d]", inode), ours: ours}
-	for _, pid := range h.list() {
-		if ok, err := s.look(pid); ok || err != nil {
+	s := search{uid: uid, want: "socket:[" + strconv.FormatUint(inode, 10) + "]"}
+	for _, known := range h.lately() {
+		at, ok, err := s.look(known)
+		if ok {
+			h.found(at)
+		}
+		if ok || err != nil {
 			return err
 		}
 	}
@@ -108,9 +136,9 @@ func (h *holders) unconfinedHolder(uid uint32, inode uint64) error {
 		if e.Name()[0] < '0' || e.Name()[0] > '9' {
 			continue
 		}
-		ok, err := s.look(e.Name())
+		at, ok, err := s.look(holder{pid: e.Name()})
 		if ok {
-			h.found(e.Name())
+			h.found(at)
 		}
 		if ok || err != nil {
 			return err
@@ -129,49 +157,112 @@ func (h *holders) unconfinedHolder(uid uint32, inode uint64) error {
 type search struct {
 	uid              uint32
 	want             string
-	ours             confinement
 	files            int
 	unseen, confined bool // who was come across, besides
 }
 
-// look reports whether a process is an unconfined holder.
-func (s *search) look(pid string) (bool, error) {
-	owner, theirs, err := readStatus(pid)
+// look reports whether a process is an unconfined holder, and where it has the
+// socket. The descriptor it is given is looked at first.
+func (s *search) look(h holder) (at holder, ok bool, err error) {
+	owner, theirs, err := readStatus(h.pid)
 	if err != nil || owner != s.uid {
-		return false, nil
+		return h, false, nil
 	}
-	beyond := theirs.beyond(s.ours)
-	dir := "/proc/" + pid + "/fd"
+	beyond, err := theirs.beyondOurs()
+	if err != nil {
+		return h, false, err
+	}
+	dir := "/proc/" + h.pid + "/fd"
+	if h.fd != "" && !beyond && s.is(dir+"/"+h.fd) {
+		return h, true, nil
+	}
 	fds, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrPermission) {
 		s.unseen = s.unseen || !beyond
-		return false, nil
+		return h, false, nil
 	}
 	for _, fd := range slices.Backward(fds) {
 		if s.files++; s.files > maxFiles {
-			return false, errors.New("too many open files to look through")
+			return h, false, errors.New("too many open files to look through")
 		}
-		if target, err := os.Readlink(dir + "/" + fd.Name()); err != nil || target != s.want {
+		if !s.is(dir + "/" + fd.Name()) {
 			continue
 		}
 		if !beyond {
-			return true, nil
+			return holder{h.pid, fd.Name()}, true, nil
 		}
 		s.confined = true
 	}
-	return false, nil
+	return h, false, nil
 }
+
+// is reports whether the descriptor at path is the socket.
+func (s *search) is(path string) bool {
+	var target [40]byte // longer than any socket's
+	n, err := unix.Readlink(path, target[:])
+	return err == nil && string(target[:n]) == s.want
+}
+
+// statuses are buffers that /proc/PID/status fits into, unless its owner is in
+// very many groups.
+var statuses = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// maxStatus bounds it: there are at most 65536 groups.
+const maxStatus = 1 << 20
 
 // readStatus reads /proc/PID/status, which everybody may.
 func readStatus(pid string) (uid uint32, c confinement, err error) {
-	b, err := os.ReadFile("/proc/" + pid + "/status")
+	buf := statuses.Get().(*[]byte)
+	defer statuses.Put(buf)
+	// An os.File would be offered to the poller, and asked for its size.
+	path := "/proc/" + pid + "/status"
+	fd, err := restarted(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
-		return 0, c, err
+		return 0, c, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
+	defer func() { _ = unix.Close(fd) }()
+	b := (*buf)[:0]
+	for {
+		if len(b) == cap(b) {
+			b = slices.Grow(b, len(b))
+		}
+		n, err := restarted(func() (int, error) { return unix.Read(fd, b[len(b):cap(b)]) })
+		if err != nil {
+			return 0, c, &fs.PathError{Op: "read", Path: path, Err: err}
+		}
+		if b = b[:len(b)+n]; n == 0 {
+			break
+		}
+		if len(b) > maxStatus {
+			return 0, c, errors.New("the process shows too much")
+		}
+	}
+	*buf = b
+	return parseStatus(b)
+}
+
+// restarted makes a system call again that a signal ended.
+func restarted(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); !errors.Is(err, unix.EINTR) {
+			return n, err
+		}
+	}
+}
+
+// parseStatus reads lines of a name, a colon and words.
+func parseStatus(b []byte) (uid uint32, c confinement, err error) {
 	found := false
-	for line := range bytes.Lines(b) {
-		name, rest, _ := bytes.Cut(line, []byte(":"))
-		f := bytes.Fields(rest)
+	for len(b) > 0 {
+		line, rest, _ := bytes.Cut(b, []byte("\n"))
+		b = rest
+		name, words, _ := bytes.Cut(line, []byte(":"))
+		switch string(name) {
+		case "Uid", "NoNewPrivs", "Seccomp", "Seccomp_filters":
+		default:
+			continue
+		}
+		f := bytes.Fields(words)
 		if len(f) == 0 {
 			continue
 		}
