@@ -126,7 +126,7 @@ func (d *door) serve(s rpc.Stream, b bearing, leave func()) {
 func (d *door) look(r *http.Request) *refusal {
 	log := d.l.opts.Log
 	if _, ok := r.Header["Origin"]; ok {
-		log.Warn("refused a web page", "via", d.l.via, "remote", r.RemoteAddr)
+		d.l.said.warn(log, "refused a web page", "via", d.l.via, "remote", r.RemoteAddr)
 		return &refusal{outcome: OutcomePage, status: http.StatusForbidden}
 	}
 	if d.l.via != viaUnix && (r.URL.Path == "/readyz" || r.URL.Path == "/healthz") {
@@ -142,7 +142,7 @@ func (d *door) look(r *http.Request) *refusal {
 		return no
 	}
 	if d.l.via != viaUnix && !d.l.named(r) {
-		log.Warn("refused a name that is not this listener's", "host", config.OneLine(r.Host), "via", d.l.via, "remote", r.RemoteAddr)
+		d.l.said.warn(log, "refused a name that is not this listener's", "host", config.OneLine(r.Host), "via", d.l.via, "remote", r.RemoteAddr)
 		return &refusal{
 			outcome: OutcomeHost, status: http.StatusForbidden,
 			body: "refused: the Host header names something else than this listener (allowed_hosts adds names; see the log)",
@@ -163,7 +163,7 @@ func (d *door) identify(r *http.Request, conn *countedConn) (p access.Principal,
 		var err error
 		remote, err = l.owned(conn.Conn, asked)
 		if err != nil {
-			l.opts.Log.Warn("refused a connection", "via", l.via, "remote", r.RemoteAddr, "err", err)
+			l.said.warn(l.opts.Log, "refused a connection", "via", l.via, "remote", r.RemoteAddr, "err", err)
 			return p, "", &refusal{outcome: OutcomeStranger, status: http.StatusForbidden, body: "refused: " + oneLine(err.Error())}
 		}
 		if !asked {
@@ -245,7 +245,7 @@ func (d *door) enter(p access.Principal) (leave func(), no *refusal) {
 	}
 	leave, ok := d.l.opts.Crowd.enter(p.Key(), d.l.opts.Limits.PerPrincipal)
 	if !ok {
-		d.l.opts.Log.Warn("refused a connection: too many of one principal", "via", d.l.via, "who", p.Name)
+		d.l.said.warn(d.l.opts.Log, "refused a connection: too many of one principal", "via", d.l.via, "who", p.Name)
 		return func() {}, &refusal{
 			outcome: OutcomePrincipal, status: http.StatusTooManyRequests,
 			body: "too many connections of this credential", header: [2]string{"Retry-After", "10"},

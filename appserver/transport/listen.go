@@ -37,6 +37,7 @@ type Listener struct {
 	once     sync.Once
 	released atomic.Bool  // somebody else listens on the socket now
 	warned   atomic.Int64 // Unix time of the last line about refusals
+	said     lines
 
 	mu             sync.Mutex // guards what follows
 	conns, pending int

@@ -43,6 +43,7 @@ type loopback struct {
 	who    *Listener // for its owned
 	log    *slog.Logger
 	places chan struct{}
+	said   lines
 }
 
 func (l *loopback) Accept() (net.Conn, error) {
@@ -75,7 +76,7 @@ var errNotOurs = errors.New("a connection of somebody else's")
 func (c *ownedConn) Read(p []byte) (int, error) {
 	c.ask.Do(func() {
 		if _, err := c.l.who.owned(c.Conn, false); err != nil {
-			c.l.log.Warn("refused a connection", "via", "loopback", "remote", c.RemoteAddr().String(), "err", err)
+			c.l.said.warn(c.l.log, "refused a connection", "via", "loopback", "remote", c.RemoteAddr().String(), "err", err)
 			c.err = errNotOurs
 			_ = c.Conn.Close()
 		}
