@@ -84,9 +84,14 @@ func (c confinement) beyondOurs() (bool, error) {
 // maxHolders is how many processes are remembered that held a connection.
 const maxHolders = 16
 
+// nearby is how far from the descriptor of a connection the next of the same
+// program is looked for: a list of all that it has open takes milliseconds once it
+// has thousands.
+const nearby = 64
+
 // holders are processes that held a connection lately, the last one first: most
 // come from a program that came before, and mostly at the descriptor that the one
-// before had left. Each is looked at anew all the same.
+// before had left, or near it. Each is looked at anew all the same.
 type holders struct {
 	mu   sync.Mutex // guards what follows
 	list []holder
@@ -173,8 +178,16 @@ func (s *search) look(h holder) (at holder, ok bool, err error) {
 		return h, false, err
 	}
 	dir := "/proc/" + h.pid + "/fd"
-	if h.fd != "" && !beyond && s.is(dir+"/"+h.fd) {
-		return h, true, nil
+	if fd, no := strconv.Atoi(h.fd); no == nil && !beyond {
+		for i := range 2 * nearby { // 0, 1, -1, 2, -2 … from it
+			away := (i + 1) / 2
+			if i%2 == 0 {
+				away = -away
+			}
+			if h.fd = strconv.Itoa(fd + away); s.is(dir + "/" + h.fd) {
+				return h, true, nil
+			}
+		}
 	}
 	fds, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrPermission) {
