@@ -5,9 +5,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,51 +36,58 @@ type entry struct {
 
 // line is the entry as the file has it, with its newline.
 func (e entry) line(seq int64, prev string) ([]byte, error) {
-	var line bytes.Buffer
-	member := func(key string, v any) error {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Errorf("encode %s: %w", key, err)
-		}
-		sep := byte(',')
-		if line.Len() == 0 {
-			sep = '{'
-		}
-		line.WriteByte(sep)
-		k, _ := json.Marshal(key) // a string always marshals
-		line.Write(k)
-		line.WriteByte(':')
-		line.Write(b)
-		return nil
-	}
-	err := errors.Join(
-		member("seq", seq),
-		member("at", e.at.UTC().Format(time.RFC3339Nano)),
-		member("event", e.event),
-	)
+	b := make([]byte, 0, 512)
+	b = strconv.AppendInt(append(b, `{"seq":`...), seq, 10)
+	b = append(e.at.UTC().AppendFormat(append(b, `,"at":"`...), time.RFC3339Nano), '"')
+	b = appendText(append(b, `,"event":`...), e.event)
 	if p := e.who; p.Kind != "" {
-		who := map[string]string{"kind": string(p.Kind), "id": p.ID, "name": clip(p.Name), "role": p.Role.String()}
+		b = appendText(append(b, `,"who":{"id":`...), p.ID)
+		b = appendText(append(b, `,"kind":`...), string(p.Kind))
+		b = appendText(append(b, `,"name":`...), clip(p.Name))
+		b = appendText(append(b, `,"role":`...), p.Role.String())
 		if p.Scope != nil {
-			who["scope"] = clip(p.Scope.String())
+			b = appendText(append(b, `,"scope":`...), clip(p.Scope.String()))
 		}
-		err = errors.Join(err, member("who", who))
+		b = append(b, '}')
 	}
 	for _, at := range e.facts {
 		key := at.Key
 		if reserved[strings.ToLower(key)] {
 			key = "_" + key // readers of JSON differ about the case of names
 		}
-		err = errors.Join(err, member(key, fact(at.Value)))
+		b = append(appendText(append(b, ','), key), ':')
+		switch v := fact(at.Value).(type) {
+		case string:
+			b = appendText(b, v)
+		case int64:
+			b = strconv.AppendInt(b, v, 10)
+		default:
+			raw, err := json.Marshal(v)
+			if err != nil {
+				return nil, fmt.Errorf("encode %s: %w", key, err)
+			}
+			b = append(b, raw...)
+		}
 	}
-	if err = errors.Join(err, member("prev", prev)); err != nil {
-		return nil, err
+	b = appendText(append(b, `,"prev":`...), prev)
+	sum := sha256.Sum256(b)
+	b = append(hex.AppendEncode(append(b, hashMember...), sum[:]), "\"}\n"...)
+	if len(b) > maxRow {
+		return nil, fmt.Errorf("entry of %d bytes is too long", len(b))
 	}
-	sum := sha256.Sum256(line.Bytes())
-	line.WriteString(hashMember + hex.EncodeToString(sum[:]) + "\"}\n")
-	if line.Len() > maxRow {
-		return nil, fmt.Errorf("entry of %d bytes is too long", line.Len())
+	return b, nil
+}
+
+// appendText appends s as package json writes it, which most text needs no help
+// for.
+func appendText(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			raw, _ := json.Marshal(s) // a string always marshals
+			return append(b, raw...)
+		}
 	}
-	return line.Bytes(), nil
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // fact is a value as JSON takes it.
