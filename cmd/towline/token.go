@@ -210,7 +210,8 @@ func newTokenRevoke() *cobra.Command {
 		Use:   "revoke TOKEN",
 		Short: "End a token and the connections made with it",
 		Long: "revoke ends a token for good. Who is connected with it is cut off within a\n" +
-			"second. It stays in the list for 90 days.",
+			"second. Turns that it began go on, and so do tokens that it made: stop those in\n" +
+			"the UI, and revoke these too. It stays in the list for 90 days.",
 		Example: "  towline token revoke ci\n  towline token revoke 3k9 --json",
 		Args:    oneToken,
 		RunE: func(cmd *cobra.Command, args []string) error {
