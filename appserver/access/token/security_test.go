@@ -62,3 +62,17 @@ func TestSecurityTokensOfTokensAreNoWiderThanThese(t *testing.T) {
 		t.Error("a person:", err)
 	}
 }
+
+// Whatever is sent for the hash of a token, the host stays.
+func TestSecurityHashesOfAnyLength(t *testing.T) {
+	r := newRig(t)
+	c, err := r.m.Create(t.Context(), admin, CreateParams{Name: "ci"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{1, 2, 62, 63, 65, 66, 128, 1 << 16} {
+		if _, err := r.m.Show(t.Context(), ShowParams{ID: c.ID, Hash: strings.Repeat("a", n)}); config.ExitCode(err) != config.ExitUsage {
+			t.Errorf("%d digits: %v", n, err)
+		}
+	}
+}

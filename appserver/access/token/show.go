@@ -51,7 +51,8 @@ func (m *Manager) Show(ctx context.Context, s ShowParams) (Shown, error) {
 		return out, nil
 	}
 	var h hash
-	if n, err := hex.Decode(h[:], []byte(s.Hash)); err != nil || n != len(h) || len(s.Hash) != hex.EncodedLen(len(h)) {
+	raw, err := hex.DecodeString(s.Hash)
+	if err != nil || copy(h[:], raw) != len(raw) || len(raw) != len(h) {
 		return Shown{}, problem(config.ExitUsage, errors.New("the hash of a token is 64 digits of hex"))
 	}
 	src := netip.Addr{}
