@@ -14,10 +14,10 @@ import (
 	"towline/appserver/rpc"
 )
 
-// counted is a Listener as http.Server sees it: it keeps the limits.
+// counted is a Listener that keeps the limits.
 type counted Listener
 
-func (l *counted) Accept() (net.Conn, error) {
+func (l *counted) Accept() (*countedConn, error) {
 	for {
 		c, err := l.ln.Accept()
 		if err != nil {
@@ -30,7 +30,7 @@ func (l *counted) Accept() (net.Conn, error) {
 }
 
 // take counts c, or ends it.
-func (l *counted) take(c net.Conn) net.Conn {
+func (l *counted) take(c net.Conn) *countedConn {
 	limits := l.opts.Limits
 	l.mu.Lock()
 	places := limits.MaxPending / 4 // for others than this user, who alone needs no credential
@@ -90,9 +90,6 @@ func (l *counted) refuse(c net.Conn, answer bool, why string) {
 	_ = c.Close()
 }
 
-func (l *counted) Close() error   { return (*Listener)(l).ended() }
-func (l *counted) Addr() net.Addr { return l.ln.Addr() }
-
 // countedConn gives its place back when it is closed.
 type countedConn struct {
 	net.Conn            // what is in TLS, where there is TLS
@@ -103,8 +100,11 @@ type countedConn struct {
 	l        *counted
 	from     netip.Prefix // valid on listeners that other machines reach
 	once     sync.Once
-	pending  bool // guarded by l.mu
-	shook    bool // TLS is agreed on; of whoever reads
+	until    time.Time // what is read of a handshake is read by then; zero: TLS
+	ahead    []byte    // read already, and net/http's to read again
+	decided  *refusal  // what net/http is to answer, whatever was asked
+	pending  bool      // guarded by l.mu
+	shook    bool      // TLS is agreed on; of whoever reads
 	told     atomic.Bool
 	ws       atomic.Bool
 }
@@ -115,6 +115,11 @@ func (c *countedConn) Read(p []byte) (int, error) {
 		if err := c.shakeHands(); err != nil {
 			return 0, err
 		}
+	}
+	if len(c.ahead) > 0 { // never of a WebSocket: the handshake took it
+		n := copy(p, c.ahead)
+		c.ahead = c.ahead[n:]
+		return n, nil
 	}
 	if !c.ws.Load() {
 		return c.Conn.Read(p)
@@ -141,6 +146,14 @@ func (c *countedConn) shakeHands() error {
 		return io.EOF
 	}
 	return nil
+}
+
+// SetReadDeadline gives nobody more time for a handshake by looking at it again.
+func (c *countedConn) SetReadDeadline(t time.Time) error {
+	if !c.until.IsZero() && t.After(c.until) {
+		t = c.until
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *countedConn) Write(p []byte) (int, error) { return c.cork.Write(p) }

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"net"
 	"net/http"
@@ -31,7 +30,11 @@ type door struct {
 	l       *Listener
 	ctx     context.Context // of Serve: the request's own ends with the upgrade
 	accept  AcceptFunc
-	running *sync.WaitGroup
+	running *sync.WaitGroup // connections, from the accept to their end
+	unusual *unusual
+
+	mu       sync.Mutex // guards what follows
+	greeting map[*countedConn]struct{}
 }
 
 // refusal is an answer to somebody who does not come in.
@@ -71,6 +74,11 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic("connection without its own")
 	}
+	if no := conn.decided; no != nil {
+		conn.outcome(no.outcome)
+		no.write(w)
+		return
+	}
 	if no := d.look(r); no != nil {
 		conn.outcome(no.outcome)
 		no.write(w)
@@ -89,22 +97,29 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		no.write(w)
 		return
 	}
+	// What net/http holds for a request, its stack and its buffers, is more than a
+	// client needs that says nothing for days: it ends here.
+	if d.admit(&takeover{ResponseWriter: w, conn: conn, taken: &taken}, r, conn, p, remote, leave) {
+		taken, leave = false, func() {}
+	}
+}
+
+// admit answers yes and reports whether the client is in: then another goroutine
+// carries it, calls leave and ends its count.
+func (d *door) admit(w http.ResponseWriter, r *http.Request, conn *countedConn, p access.Principal, remote string, leave func()) bool {
 	if d.l.via == viaUnix {
 		w.Header().Set(frameHeader, strconv.Itoa(codexFrameBytes))
 	}
 	conn.outcome(OutcomeAccepted)
 	conn.admitted() // before the client can know it, so that its place is free when it does
-	ws, err := websocket.Accept(&takeover{ResponseWriter: w, conn: conn, taken: &taken}, r, d.l.opts.handshake())
+	ws, err := websocket.Accept(w, r, d.l.opts.handshake())
 	if err != nil {
-		log.Debug("upgrade", "err", err)
-		return // Accept has answered
+		d.l.opts.Log.Debug("upgrade", "err", err)
+		return false // Accept has answered
 	}
 	b := bearing{p: p, via: d.l.via, remote: remote, class: d.l.class()}
-	// What net/http holds for a request, its stack and its buffers, is more than a
-	// client needs that says nothing for days: it ends here.
-	gone := leave
-	taken, leave = false, func() {}
-	go d.serve(rpc.NewWebSocketFrom(ws, conn.cork), b, gone) // counted by running
+	go d.serve(rpc.NewWebSocketFrom(ws, conn.cork), b, leave) // counted by running
+	return true
 }
 
 // serve carries a client that is in, until it is over.
@@ -129,7 +144,7 @@ func (d *door) look(r *http.Request) *refusal {
 		d.l.said.warn(log, "refused a web page", "via", d.l.via, "remote", r.RemoteAddr)
 		return &refusal{outcome: OutcomePage, status: http.StatusForbidden}
 	}
-	if d.l.via != viaUnix && (r.URL.Path == "/readyz" || r.URL.Path == "/healthz") {
+	if d.l.via != viaUnix && isProbe(r) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			return &refusal{outcome: OutcomeMalformed, status: http.StatusMethodNotAllowed, header: [2]string{"Allow", "GET,HEAD"}}
 		}
@@ -150,6 +165,9 @@ func (d *door) look(r *http.Request) *refusal {
 	}
 	return nil
 }
+
+// isProbe reports whether r asks whether there is anybody at all.
+func isProbe(r *http.Request) bool { return r.URL.Path == "/readyz" || r.URL.Path == "/healthz" }
 
 // identify says who is there: whoever the Authorization header proves, else a
 // process of this user's.
@@ -264,6 +282,7 @@ func (d *door) egress(w http.ResponseWriter, r *http.Request, conn *countedConn,
 	}
 	conn.outcome(OutcomeLent)
 	conn.admitted()
+	conn.until = time.Time{}
 	if err := d.l.opts.acceptEgress(d.ctx, w, r, p, remote, taken); err != nil {
 		d.l.opts.Log.Info("a network was not taken", "remote", remote, "err", err)
 	}
@@ -307,22 +326,14 @@ type takeover struct {
 }
 
 func (t *takeover) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	c, brw, err := t.ResponseWriter.(http.Hijacker).Hijack()
+	_, brw, err := t.ResponseWriter.(http.Hijacker).Hijack() // it is conn
 	if err != nil {
 		return nil, nil, err
 	}
 	*t.taken = true
 	ahead, _ := brw.Reader.Peek(brw.Reader.Buffered()) // it is there
 	ahead = bytes.Clone(ahead)                         // the buffer goes with the request
-	if _, err := t.conn.guard.see(ahead); err != nil {
-		_ = c.Close()
-		return nil, nil, err
-	}
-	t.conn.ws.Store(true)
-	_ = c.SetDeadline(time.Time{}) // the handshake's does not count any more
-	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(ahead), c), max(clientBuffer, len(ahead)))
-	_, _ = in.Peek(len(ahead)) // the library takes what is buffered
-	return c, bufio.NewReadWriter(in, bufio.NewWriterSize(c, clientBuffer)), nil
+	return t.conn.upgraded(ahead)
 }
 
 // clientBuffer is what a client's connection has each way, in bytes. Longer

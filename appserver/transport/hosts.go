@@ -15,17 +15,22 @@ import (
 
 // named reports whether r's Host header is a name of this listener.
 func (l *Listener) named(r *http.Request) bool {
-	host := hostOf(r.Host)
+	local := netip.Addr{}
+	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		local = addrOf(a)
+	}
+	return l.namedAt(r.Host, local)
+}
+
+// namedAt is named for a connection to the address local.
+func (l *Listener) namedAt(hostport string, local netip.Addr) bool {
+	host := hostOf(hostport)
 	for _, h := range l.opts.Hosts {
 		if strings.EqualFold(host, hostOf(h)) {
 			return true
 		}
 	}
-	local := netip.Addr{}
-	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		local = addrOf(a)
-	}
-	if local.IsLoopback() && LoopbackName(r.Host) {
+	if local.IsLoopback() && LoopbackName(hostport) {
 		return true
 	}
 	if !l.remote {

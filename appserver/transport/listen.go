@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 
 	"towline/appserver/access"
 	"towline/appserver/protocol"
@@ -130,7 +132,7 @@ func (l *Listener) Close() error {
 	return err
 }
 
-// ended is what net/http calls when it accepts no more.
+// ended is called when nobody is accepted any more.
 func (l *Listener) ended() error {
 	if l.released.Load() {
 		return nil
@@ -149,8 +151,11 @@ func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error {
 	defer cancel(nil)
 	var running sync.WaitGroup
 	patience := l.opts.Limits.Handshake
+	d := &door{
+		l: l, ctx: ctx, accept: accept, running: &running, unusual: newUnusual(l.ln.Addr()), greeting: make(map[*countedConn]struct{}),
+	}
 	srv := &http.Server{
-		Handler:           &door{l: l, ctx: ctx, accept: accept, running: &running},
+		Handler:           d,
 		ReadHeaderTimeout: patience,
 		ReadTimeout:       patience,
 		// No WriteTimeout: answers fit the socket's buffer, and one that ran out
@@ -163,17 +168,20 @@ func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error {
 		// A connection counts as running from the accept to the end of its
 		// goroutine; once it is upgraded, the door says when that is.
 		ConnState: func(_ net.Conn, s http.ConnState) {
-			switch s {
-			case http.StateNew:
-				running.Add(1)
-			case http.StateClosed:
+			if s == http.StateClosed {
 				running.Done()
 			}
 		},
 	}
 	srv.SetKeepAlivesEnabled(false)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
-	err := srv.Serve((*counted)(l))
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(d.unusual) }()
+	err := l.acceptAll(ctx, func(c *countedConn) {
+		running.Add(1)
+		d.begin(c)
+	})
+	_ = l.ended()
 	if l.released.Load() && outer.Err() == nil {
 		left := make(chan struct{})
 		go func() { running.Wait(); close(left) }()
@@ -185,12 +193,50 @@ func (l *Listener) Serve(ctx context.Context, accept AcceptFunc) error {
 	stop()
 	_ = l.Close() // also waits for the one above
 	cancel(errClosed)
+	_ = d.unusual.Close()
+	<-served
 	_ = srv.Close() // whoever is not upgraded yet
+	d.hush()
 	running.Wait()
-	if err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
+	if err != nil && !errors.Is(err, net.ErrClosed) {
 		return listenProblem(fmt.Errorf("%s: %w", l.url, err))
 	}
 	return nil
+}
+
+// acceptAll takes connections until the listener ends. When the system has no more
+// to give, it waits and goes on.
+func (l *Listener) acceptAll(ctx context.Context, begin func(*countedConn)) error {
+	const least, most = 5 * time.Millisecond, time.Second
+	pause := least
+	for {
+		c, err := (*counted)(l).Accept()
+		if err == nil {
+			pause = least
+			begin(c)
+			continue
+		}
+		if !exhausted(err) {
+			return err
+		}
+		l.opts.Log.Debug("nobody can be let in for the moment", "via", l.via, "err", err)
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, most)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// exhausted reports whether an accept that failed may work again.
+func exhausted(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // localUser is the principal for the user this process runs as.
