@@ -220,6 +220,10 @@ func (s *search) is(path string) bool {
 // very many groups.
 var statuses = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
+// lastLine is how long the line may be that ends a status, so that nothing needs
+// to be read after it.
+const lastLine = 64
+
 // maxStatus bounds it: there are at most 65536 groups.
 const maxStatus = 1 << 20
 
@@ -243,7 +247,7 @@ func readStatus(pid string) (uid uint32, c confinement, err error) {
 		if err != nil {
 			return 0, c, &fs.PathError{Op: "read", Path: path, Err: err}
 		}
-		if b = b[:len(b)+n]; n == 0 {
+		if b = b[:len(b)+n]; n == 0 || bytes.Contains(b[len(b)-min(len(b), lastLine):], []byte("\nnonvoluntary_ctxt_switches:")) {
 			break
 		}
 		if len(b) > maxStatus {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,35 +25,81 @@ const (
 	diagIDBytes = 36
 	diagUIDAt   = 64
 	diagByName  = 20 // SOCK_DIAG_BY_FAMILY
+	diagSeqAt   = 8  // in the netlink header
 )
 
 var errNoDiag = errors.New("the kernel does not answer about connections")
 
+// asker is the socket on which the kernel is asked, one question at a time: it
+// answers within the call that asks.
+type asker struct {
+	mu   sync.Mutex // guards what follows
+	fd   int
+	open bool
+	seq  uint32
+}
+
+var kernel asker
+
 // askKernel finds who has the connection from client to server open. An error, and
 // a connection that is not found, say nothing: the table may know.
 func askKernel(client, server netip.AddrPort) (o socket, found bool, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
-	if err != nil {
+	return kernel.ask(client, server)
+}
+
+func (k *asker) ask(client, server netip.AddrPort) (o socket, found bool, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err := k.ready(); err != nil {
 		return o, false, err
 	}
-	defer func() { _ = unix.Close(fd) }()
-	patience := unix.Timeval{Sec: 1}
-	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
-		return o, false, err
-	}
+	k.seq++
 	req := diagQuestion(client, server)
-	if err := unix.Sendto(fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return o, false, err
+	binary.NativeEndian.PutUint32(req[diagSeqAt:], k.seq)
+	var buf [1024]byte
+	n, err := k.exchange(req, buf[:])
+	if err == nil && (n < unix.NLMSG_HDRLEN || binary.NativeEndian.Uint32(buf[diagSeqAt:]) != k.seq) {
+		err = errNoDiag // of another question
 	}
-	var buf [4096]byte
-	n, from, err := unix.Recvfrom(fd, buf[:], 0)
-	if err != nil {
+	if err != nil { // what may still come must not answer the next one
+		_ = unix.Close(k.fd)
+		k.open = false
 		return o, false, err
-	}
-	if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 { // not the kernel
-		return o, false, errNoDiag
 	}
 	return diagAnswer(buf[:n], req[unix.NLMSG_HDRLEN+8:][:diagIDBytes])
+}
+
+// ready opens the socket where it is not; k.mu is held.
+func (k *asker) ready() error {
+	if k.open {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return err
+	}
+	patience := unix.Timeval{Sec: 1}
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &patience); err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	k.fd, k.open = fd, true
+	return nil
+}
+
+// exchange sends a question and takes one answer of the kernel's.
+func (k *asker) exchange(req, answer []byte) (int, error) {
+	if err := unix.Sendto(k.fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return 0, err
+	}
+	n, from, err := unix.Recvfrom(k.fd, answer, 0)
+	if err != nil {
+		return 0, err
+	}
+	if k, ok := from.(*unix.SockaddrNetlink); !ok || k.Pid != 0 { // not the kernel
+		return 0, errNoDiag
+	}
+	return n, nil
 }
 
 func diagQuestion(client, server netip.AddrPort) []byte {
@@ -60,7 +107,7 @@ func diagQuestion(client, server netip.AddrPort) []byte {
 	b = binary.NativeEndian.AppendUint32(b, unix.NLMSG_HDRLEN+diagRequest)
 	b = binary.NativeEndian.AppendUint16(b, diagByName)
 	b = binary.NativeEndian.AppendUint16(b, unix.NLM_F_REQUEST)
-	b = binary.NativeEndian.AppendUint32(b, 1) // sequence
+	b = binary.NativeEndian.AppendUint32(b, 0) // sequence: whoever asks has its own
 	b = binary.NativeEndian.AppendUint32(b, 0)
 	family := byte(unix.AF_INET6)
 	if client.Addr().Unmap().Is4() {
