@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sort"
 	"time"
 
@@ -169,6 +170,9 @@ func (g *Gate) tellPresence(ctx context.Context) error {
 		case <-g.presenceDirty:
 		case <-ctx.Done():
 			return nil
+		}
+		if !slices.ContainsFunc(g.everyone(), (*client).extended) {
+			continue // nobody would be told
 		}
 		all := g.presences()
 		g.broadcast(protocol.NotePresence, func(c *client) any {
