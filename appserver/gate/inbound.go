@@ -142,7 +142,7 @@ func (c *client) refuse(env protocol.Envelope) *protocol.Error {
 	case c.g.cfg.DisableUnsandboxed && protocol.RunsOutsideSandbox(env.Method):
 		return protocol.Errorf("%s runs outside the sandbox, which this host does not allow", env.Method)
 	}
-	if why := c.g.recordable(env.Method); why != nil {
+	if why := c.g.recordable(env); why != nil {
 		return why
 	}
 	return c.scopeAllows(env.Method)

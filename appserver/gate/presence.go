@@ -292,16 +292,20 @@ func (g *Gate) lastThread(ctx context.Context, p access.Principal) *protocol.Thr
 	return &id
 }
 
-// recordable is nil unless method would be on record, and the record cannot be
+// recordable is nil unless env would be on record, and the record cannot be
 // written, and the host wants nothing done without. To stop, to take away and to
 // look is always possible.
-func (g *Gate) recordable(method string) *protocol.Error {
-	switch method {
+func (g *Gate) recordable(env protocol.Envelope) *protocol.Error {
+	switch env.Method {
 	case "turn/interrupt", protocol.AccountLogout, "remoteControl/disable", "remoteControl/client/revoke",
-		protocol.ExtTokenRevoke, protocol.ExtTokenList, protocol.ExtTokenShow, protocol.ExtRemoteControl:
+		protocol.ExtTokenRevoke, protocol.ExtTokenList, protocol.ExtTokenShow:
 		return nil
+	case protocol.ExtRemoteControl:
+		if string(protocol.Field(env.Params, "enabled")) == "false" {
+			return nil
+		}
 	}
-	if protocol.AuditEvent(method) == "" {
+	if protocol.AuditEvent(env.Method) == "" {
 		return nil
 	}
 	if err := g.cfg.Audit.Ready(); err != nil {

@@ -237,6 +237,9 @@ func greeting(b []byte) (r *http.Request, ahead []byte) {
 }
 
 func headerIndex(name string) int {
+	if !only(name, "-") { // beyond ASCII other letters fold to the same ones
+		return -1
+	}
 	for i, known := range greetingHeaders {
 		if strings.EqualFold(name, known) {
 			return i

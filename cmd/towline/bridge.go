@@ -126,6 +126,9 @@ func listenBridge(ctx context.Context, lc launcher.Config, o *bridgeOptions) (*t
 		}
 		url = "unix://" + filepath.Join(o.paths.Runtime, "bridge-"+fileName(lc.Host)+".sock")
 	}
+	if transport.Remote(url) {
+		return nil, wrongUse("bridge", url+" is open to other machines, and a bridge is for you on this one", "use ws://127.0.0.1:PORT; to open a host to others see docs/transports.md")
+	}
 	return transport.Listen(ctx, url, transport.Options{Log: lc.Log, RuntimeDir: o.paths.Runtime})
 }
 

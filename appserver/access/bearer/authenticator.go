@@ -196,12 +196,14 @@ func (a *Authenticator) look() {
 // worth reading.
 func (a *Authenticator) Authenticate(ctx context.Context, at access.Attempt) (access.Principal, error) {
 	from, local := source(at.Source)
+	text, ref := token(at.Authorization)
 	if !local {
-		if wait := a.lockout.locked(from, a.cfg.Now()); wait > 0 {
+		// An access token cannot be guessed: who has one comes in from an address that
+		// others behind it had locked out.
+		if wait := a.lockout.locked(from, a.cfg.Now()); wait > 0 && (ref != nil || !a.unguessable(text)) {
 			return access.Principal{}, a.refused(at, lockedOut(wait))
 		}
 	}
-	text, ref := token(at.Authorization)
 	if ref != nil {
 		return access.Principal{}, a.refused(at, ref)
 	}
@@ -214,14 +216,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, at access.Attempt) (ac
 	}
 	// Who proves to be somebody and may not come in does not guess.
 	if ref.Who.ID == "" && ref.Status == http.StatusUnauthorized {
-		if local {
-			if wait := a.lockout.locked(from, a.cfg.Now()); wait > 0 {
-				ref = lockedOut(wait)
+		if wait := a.lockout.locked(from, a.cfg.Now()); wait > 0 {
+			if ref = lockedOut(wait); !local { // what comes meanwhile does not make it longer
+				return access.Principal{}, a.refused(at, ref)
 			}
 		}
 		a.failed(at, from, local)
 	}
 	return access.Principal{}, a.refused(at, ref)
+}
+
+// unguessable reports whether text is for the tokens of the host's own, whose
+// secrets have 256 random bits.
+func (a *Authenticator) unguessable(text string) bool {
+	return a.cfg.Tokens != nil && strings.HasPrefix(text, tokenPrefix)
 }
 
 func lockedOut(wait time.Duration) *access.Refusal {
@@ -286,7 +294,7 @@ func (a *Authenticator) verify(ctx context.Context, text string, at access.Attem
 	if p, ok := a.isCapability(id); ok {
 		return p, nil
 	}
-	if a.cfg.Tokens != nil && strings.HasPrefix(text, tokenPrefix) {
+	if a.unguessable(text) {
 		return a.cfg.Tokens.Verify(ctx, text, at.Source)
 	}
 	if len(a.sources) > 0 && looksSigned(text) {

@@ -232,3 +232,28 @@ func TestAccessTokens(t *testing.T) {
 		t.Error(outcome(err))
 	}
 }
+
+// An access token has more bits than anybody guesses: who has a right one is let in
+// from an address that somebody else behind it had locked out, and a wrong one is
+// no way to find out whether the lock is over.
+func TestARightAccessTokenPassesALockedSource(t *testing.T) {
+	c := newClock()
+	who := access.Principal{Kind: access.KindToken, ID: "x", Name: "ci", Role: protocol.RoleOperator}
+	a := open(t, Config{
+		Tokens: book{"twl_good": who}, Now: c.now,
+		Capability: []Capability{{Name: "x", File: write(t, "f", "let me in"), Role: protocol.RoleObserver}},
+	})
+	const here = "192.0.2.70"
+	for range 30 {
+		_, _ = tryFrom(a, here, wrong)
+	}
+	if _, ref := tryFrom(a, here, right); ref == nil || ref.Status != 429 {
+		t.Fatalf("not locked: %+v", ref)
+	}
+	if p, ref := tryFrom(a, here, "Bearer twl_good"); ref != nil || p.ID != "x" {
+		t.Errorf("a right access token: %+v", ref)
+	}
+	if _, ref := tryFrom(a, here, "Bearer twl_bad"); ref == nil || ref.Status != 429 {
+		t.Errorf("a wrong one: %+v", ref)
+	}
+}
