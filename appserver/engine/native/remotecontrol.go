@@ -28,12 +28,20 @@ func errNoRemote() error {
 // remoteControl is the state of the host's remote control. A host that listens by
 // itself is connected as soon as that is on; there is no environment without a
 // relay.
-func (e *Engine) remoteControl() map[string]any {
+func (e *Engine) remoteControl() remoteStatus {
 	status := "disabled"
 	if r := e.cfg.Remote; r != nil && r.Enabled() {
 		status = "connected"
 	}
-	return map[string]any{"status": status, "serverName": hostname(), "installationId": e.install, "environmentId": nil}
+	return remoteStatus{InstallationID: e.install, ServerName: hostname(), Status: status}
+}
+
+// remoteStatus is what clients hear of remote control, each as it comes.
+type remoteStatus struct {
+	EnvironmentID  *string `json:"environmentId"` // there is none
+	InstallationID string  `json:"installationId"`
+	ServerName     string  `json:"serverName"`
+	Status         string  `json:"status"`
 }
 
 func (e *Engine) tellRemoteControl() {
