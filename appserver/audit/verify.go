@@ -10,9 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"towline/config/osfile"
 )
+
+// maxTries bounds how often a log is read anew because files changed meanwhile.
+const maxTries = 50
 
 // Report is what Verify found.
 type Report struct {
@@ -35,13 +39,13 @@ func Verify(path string) (Report, error) {
 			return Report{}, err
 		}
 		report, err := verify(path, before)
-		if err == nil || tries == 3 {
+		if err == nil || tries == maxTries {
 			return report, err
 		}
-		if after, no := Files(path); no != nil || len(after) == len(before) {
+		if after, no := Files(path); no != nil || slices.Equal(after, before) {
 			return report, err
 		}
-		// A new file was begun meanwhile.
+		// A new file was begun meanwhile: what was read is not one moment's log.
 	}
 }
 

@@ -317,7 +317,7 @@ func TestAfterAPowerCutItIsSaidThatThereWasOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.run()
-	st := r.until("running", running)
+	st := r.until("running", func(st State) bool { return running(st) && st.Daemon != 4711 })
 	if st.Last == nil || st.Last.Reason() != "its supervisor was killed with it, or the machine went down" || st.Restarts != 1 {
 		t.Errorf("%+v, last %+v", st, st.Last)
 	}
