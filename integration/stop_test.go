@@ -52,7 +52,7 @@ func TestStartsThatFailSayWhy(t *testing.T) {
 		"no such engine":     {bare, []string{"serve", "--engine", "codx"}, config.ExitUsage, []string{"auto, codex, native"}},
 		"no such project":    {here, []string{"serve", "--project", "/nonexistent"}, config.ExitUsage, []string{"--project"}},
 		"port in use":        {bare, []string{"serve", "--engine", "codex", "--ssh-listen", h.SSH}, config.ExitFailure, []string{"ssh:", "in use", "--ssh-listen"}},
-		"open to all":        {bare, []string{"serve", "--engine", "codex", "--listen", "ws://0.0.0.0:0"}, config.ExitUsage, []string{"needs authentication", "127.0.0.1"}},
+		"open to all":        {bare, []string{"serve", "--engine", "codex", "--listen", "ws://0.0.0.0:0"}, config.ExitFailure, []string{"without auth", "--ws-auth access-token", "--ws-token-file"}},
 		"no such command":    {bare, []string{"servee"}, config.ExitUsage, []string{"servee", "neither a command nor a host", "towline serve"}},
 		"no daemon":          {bare, []string{"status"}, config.ExitUnavailable, []string{"no daemon answers", "towline serve"}},
 		"home cannot be":     {append(peer.Environ(t), "TOWLINE_HOME=/proc/none"), []string{"serve"}, config.ExitConfig, []string{"/proc/none", "TOWLINE_HOME"}},
