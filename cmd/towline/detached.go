@@ -54,7 +54,7 @@ func newStart() *cobra.Command {
 				return err
 			}
 			if project != "" {
-				if project, err = projectDir(project); err != nil {
+				if project, err = projectDir(project, "--project"); err != nil {
 					return err
 				}
 			}

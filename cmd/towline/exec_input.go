@@ -181,7 +181,7 @@ func (o *execOptions) settings() (map[string]any, error) {
 			abs := d
 			if o.here() {
 				var err error
-				if abs, err = projectDir(d); err != nil {
+				if abs, err = projectDir(d, "--add-dir"); err != nil {
 					return nil, err
 				}
 			}
@@ -195,7 +195,7 @@ func (o *execOptions) settings() (map[string]any, error) {
 // workFolder is where a run on this machine works. Like codex exec it is careful
 // where nothing could be undone.
 func workFolder(dir string, anywhere bool) (string, error) {
-	abs, err := projectDir(dir)
+	abs, err := projectDir(dir, "-C")
 	if err != nil || anywhere {
 		return abs, err
 	}

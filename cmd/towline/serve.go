@@ -136,7 +136,7 @@ func openHost(ctx context.Context, o serveOptions, paths config.Paths, cfg confi
 	if err := cfg.Validate(); err != nil {
 		return nil, &config.Problem{Stage: "serve", Err: err, Hints: []string{"see `towline serve --help`"}, Exit: config.ExitUsage}
 	}
-	project, err := projectDir(cfg.Project)
+	project, err := projectDir(cfg.Project, "--project")
 	if err != nil {
 		return nil, err
 	}
@@ -267,7 +267,8 @@ func selfPath() (string, error) {
 	return os.Executable()
 }
 
-func projectDir(dir string) (string, error) {
+// projectDir is dir as an absolute path; flag is what a person names it with.
+func projectDir(dir, flag string) (string, error) {
 	abs, err := filepath.Abs(dir) // "" is where we are
 	if err == nil {
 		var info os.FileInfo
@@ -276,7 +277,7 @@ func projectDir(dir string) (string, error) {
 		}
 	}
 	if err != nil {
-		return "", &config.Problem{Stage: "project", Err: err, Hints: []string{"name an existing folder with --project"}, Exit: config.ExitUsage}
+		return "", &config.Problem{Stage: "project", Err: err, Hints: []string{"name an existing folder with " + flag}, Exit: config.ExitUsage}
 	}
 	return abs, nil
 }
